@@ -1,0 +1,1 @@
+//! Measures every data-carrying mechanism between two real processes.

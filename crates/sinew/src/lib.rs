@@ -1,0 +1,21 @@
+//! Every Linux inter-process communication mechanism as a small, safe, honest type.
+
+#![deny(unsafe_code)]
+#![deny(missing_docs)]
+
+mod copy;
+mod process;
+mod share;
+
+pub mod error;
+pub mod kernel;
+pub mod limits;
+pub mod mechanism;
+pub mod wait;
+
+pub use copy::{fifo, inet, pipe, posix_mq, splice, sysv_mq, unix};
+pub use process::command;
+pub use share::{anonymous, file, mapping, memfd, posix_shm, sysv_shm};
+
+pub use error::{Error, ErrorKind, RecvError, Result, SendError, Stop};
+pub use mechanism::Mechanism;

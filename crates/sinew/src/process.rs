@@ -1,0 +1,3 @@
+//! Another process: starting it, watching it, acting on it.
+
+pub mod command;

@@ -1,0 +1,46 @@
+//! The integration tests of the library. Each test runs in a process of its own, and the binary is
+//! also every peer process: see `sinew_testkit`.
+#![expect(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
+
+mod anonymous;
+mod command;
+mod fifo;
+mod file;
+mod inet;
+mod interop;
+mod mapping;
+mod mechanism;
+mod memfd;
+mod pipe;
+mod posix_mq;
+mod posix_shm;
+mod splice;
+mod sysv_mq;
+mod sysv_shm;
+mod unix;
+mod wait;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    sinew_testkit::Suite::new()
+        .add(anonymous::TESTS, anonymous::ROLES)
+        .add(command::TESTS, command::ROLES)
+        .add(fifo::TESTS, fifo::ROLES)
+        .add(file::TESTS, file::ROLES)
+        .add(inet::TESTS, inet::ROLES)
+        .add(interop::TESTS, interop::ROLES)
+        .add(mapping::TESTS, mapping::ROLES)
+        .add(mechanism::TESTS, mechanism::ROLES)
+        .add(memfd::TESTS, memfd::ROLES)
+        .add(pipe::TESTS, pipe::ROLES)
+        .add(posix_mq::TESTS, posix_mq::ROLES)
+        .add(posix_shm::TESTS, posix_shm::ROLES)
+        .add(splice::TESTS, splice::ROLES)
+        .add(sysv_mq::TESTS, sysv_mq::ROLES)
+        .add(sysv_shm::TESTS, sysv_shm::ROLES)
+        .add(unix::TESTS, unix::ROLES)
+        .add(wait::TESTS, wait::ROLES)
+        .may_skip(include_str!("may-skip.txt"))
+        .run()
+}
