@@ -6,6 +6,8 @@
 //! test or one role if it was started for that. So a test may count its descriptors, raise its
 //! limits or fork as if it were alone, which it is.
 
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a test process reports this way")]
+
 pub mod census;
 pub mod peer;
 pub mod steps;

@@ -2,6 +2,7 @@
 
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
+#![warn(clippy::panic_in_result_fn)]
 
 mod copy;
 mod process;
