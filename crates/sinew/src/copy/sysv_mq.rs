@@ -1,1 +1,794 @@
-//! (in the making)
+//! System V message queues: typed messages under a number, for programs that were written so.
+//!
+//! A queue lives in the kernel of its IPC namespace, with what is in it, until somebody
+//! [removes](Queue::remove) it or the host goes down: dropping a [`Queue`] does not, the end of a
+//! process does not. The death of a process leaves no message half sent. A message has a *type*, a
+//! positive number, by which a receiver can choose.
+//!
+//! ```
+//! use sinew::sysv_mq::{Key, Options};
+//! use sinew::wait::{Receives, Sends};
+//!
+//! let queue = Options::new().create(Key::PRIVATE)?.remove_on_drop();
+//! queue.send(b"of type 1").unwrap();
+//! queue.of_type(7).send(b"of type 7").unwrap();
+//!
+//! let mut buf = [0; 64];
+//! let got = queue.of_type(7).recv(&mut buf).unwrap();
+//! assert_eq!((&buf[..got.len], got.mtype), (&b"of type 7"[..], 7));
+//! let got = queue.recv(&mut buf).unwrap();
+//! assert_eq!((&buf[..got.len], got.mtype), (&b"of type 1"[..], 1));
+//! # Ok::<(), sinew::Error>(())
+//! ```
+//!
+//! # Waiting
+//! An unbounded wait sleeps in the kernel. These queues cannot be polled, so a wait with a deadline
+//! or an interrupt looks again after naps that grow to 1 ms: that is how late it can notice. A
+//! POSIX queue ([`posix_mq`](crate::posix_mq)) has no such delay.
+//!
+//! # The type goes before the bytes
+//! The kernel takes type and bytes from one piece of memory. The verbs take only the bytes, so they
+//! copy them once more (through the stack up to 8 KiB, the default limit of a message; through
+//! memory that the thread keeps beyond). [`Message`] is such a piece of memory, and
+//! [`send_message`](Queue::send_message) and [`recv_message`](Queue::recv_message) copy nothing.
+//!
+//! # Limits
+//! | what | default | where |
+//! |---|---|---|
+//! | bytes in a message | 8192 | `/proc/sys/kernel/msgmax` |
+//! | bytes in a queue, which is also its most messages | 16384 | `/proc/sys/kernel/msgmnb`, [`Options::capacity`] |
+//! | queues of an IPC namespace | 32000 | `/proc/sys/kernel/msgmni` |
+//!
+//! Source: sysvipc(7), msgget(2), msgop(2), msgctl(2).
+
+#![allow(unsafe_code, reason = "neither std nor rustix has System V queues; libc does")]
+
+use std::ffi::{c_int, c_long};
+use std::fmt;
+use std::fs;
+use std::io;
+use std::ops::Deref;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, SystemTime};
+
+use rustix::io::Errno;
+
+use crate::error::{Error, ErrorKind, RecvError, Result, SendError, Stop};
+use crate::mechanism::Mechanism;
+use crate::wait::{Mode, Receives, Sends, Wait, drive_by_naps};
+
+mod message;
+
+pub use message::Message;
+use message::{body_of, with_room};
+
+/// The number by which unrelated processes find the same queue.
+///
+/// ```
+/// use sinew::sysv_mq::Key;
+///
+/// let agreed = Key::new(0x5157_0001);
+/// assert_eq!(agreed.to_string(), "key 0x51570001");
+/// let of_a_file = Key::ftok("/etc/passwd", b'q')?;
+/// assert_eq!(of_a_file.get() >> 24, i32::from(b'q'));
+/// # Ok::<(), sinew::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Key(i32);
+
+impl Key {
+    /// No number (IPC_PRIVATE): every queue made with it is another one, found only by its id.
+    pub const PRIVATE: Self = Self(libc::IPC_PRIVATE);
+
+    /// This number. Zero is [`PRIVATE`](Self::PRIVATE).
+    #[must_use]
+    pub const fn new(number: i32) -> Self {
+        Self(number)
+    }
+
+    /// The number that ftok(3) makes of a file and a project, bit for bit as the C library does: the
+    /// low 16 bits of the inode, the low 8 of the device, the project. So two files can have the
+    /// same one, and a file that is written anew under its name has another.
+    ///
+    /// # Errors
+    /// When the file is not there or cannot be looked at.
+    pub fn ftok(path: impl AsRef<Path>, project: u8) -> Result<Self> {
+        let path = path.as_ref();
+        let file = fs::metadata(path).map_err(|e| {
+            let errno = Errno::from_io_error(&e).unwrap_or(Errno::IO);
+            Error::os("make a key (ftok)", errno).on(Mechanism::SysvMq).object(format!("{path:?}"))
+        })?;
+        let [inode_0, inode_1, ..] = file.ino().to_le_bytes();
+        let [device, ..] = file.dev().to_le_bytes();
+        Ok(Self(i32::from_le_bytes([inode_0, inode_1, device, project])))
+    }
+
+    /// The number.
+    #[must_use]
+    pub const fn get(self) -> i32 {
+        self.0
+    }
+}
+
+impl fmt::Display for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::PRIVATE => f.write_str("private key"),
+            Self(number) => write!(f, "key {number:#010x}"),
+        }
+    }
+}
+
+/// How to create or open a queue.
+///
+/// ```
+/// use sinew::ErrorKind;
+/// use sinew::sysv_mq::{Key, Options};
+///
+/// let key = Key::new(0x5157_0000 | (std::process::id() as i32 & 0xffff));
+/// let queue = Options::new().capacity(4096).create(key)?.remove_on_drop();
+/// assert_eq!(Options::new().open(key)?.id(), queue.id());
+/// assert_eq!(Options::new().create(key).unwrap_err().kind(), ErrorKind::AlreadyExists);
+/// # Ok::<(), sinew::Error>(())
+/// ```
+#[derive(Clone, Debug)]
+pub struct Options {
+    mode: u32,
+    capacity: Option<usize>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Options {
+    /// Mode 0600 and the host's default capacity.
+    #[must_use]
+    pub const fn new() -> Self {
+        Self { mode: 0o600, capacity: None }
+    }
+
+    /// The permission bits of a new queue: 4 to receive and to look, 2 to send. The umask has no
+    /// say.
+    #[must_use]
+    pub const fn mode(mut self, mode: u32) -> Self {
+        self.mode = mode;
+        self
+    }
+
+    /// How many bytes of messages a new queue holds before it is full (`msg_qbytes`), which is also
+    /// how many messages. More than `/proc/sys/kernel/msgmnb` takes CAP_SYS_RESOURCE.
+    #[must_use]
+    pub const fn capacity(mut self, bytes: usize) -> Self {
+        self.capacity = Some(bytes);
+        self
+    }
+
+    /// Creates a queue under a number that must not have one yet.
+    ///
+    /// # Errors
+    /// [`AlreadyExists`](ErrorKind::AlreadyExists); [`LimitReached`](ErrorKind::LimitReached), the
+    /// limit named.
+    pub fn create(&self, key: Key) -> Result<Queue> {
+        let queue = self.get("create", key, libc::IPC_CREAT | libc::IPC_EXCL)?;
+        if let Some(capacity) = self.capacity
+            && let Err(error) = queue.set_capacity(capacity)
+        {
+            let _ = queue.remove();
+            return Err(error);
+        }
+        Ok(queue)
+    }
+
+    /// Opens the queue that has the number. Whether this process may send and receive shows when it
+    /// does.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound).
+    pub fn open(&self, key: Key) -> Result<Queue> {
+        if key == Key::PRIVATE {
+            return Err(Error::new(ErrorKind::InvalidInput, "open")
+                .on(Mechanism::SysvMq)
+                .object(key)
+                .because("a private queue has no number to find it by")
+                .fix("hand over its id, and use `Queue::from_id`"));
+        }
+        self.get("open", key, 0)
+    }
+
+    /// Opens the queue that has the number, or creates it. One that exists keeps its mode and
+    /// capacity.
+    ///
+    /// # Errors
+    /// As those of [`create`](Self::create) and [`open`](Self::open).
+    pub fn open_or_create(&self, key: Key) -> Result<Queue> {
+        loop {
+            // Only who has created it may set its capacity, so the two are told apart.
+            match self.create(key) {
+                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                done => return done,
+            }
+            match self.open(key) {
+                // Somebody removed it in between, so it can be created now.
+                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Closed) => {}
+                done => return done,
+            }
+        }
+    }
+
+    fn get(&self, operation: &'static str, key: Key, flags: c_int) -> Result<Queue> {
+        let mode = if flags == 0 { 0 } else { c_int::try_from(self.mode & 0o777).unwrap_or(0) };
+        // SAFETY: msgget takes numbers only.
+        let id = unsafe { libc::msgget(key.0, flags | mode) };
+        if id >= 0 {
+            return Ok(Queue::from_id(id));
+        }
+        let errno = last_errno();
+        let error = Error::os(operation, errno).on(Mechanism::SysvMq).object(key);
+        Err(match errno {
+            Errno::NOENT => error.because("no queue of this IPC namespace has it"),
+            Errno::NOSPC => error
+                .of_kind(ErrorKind::LimitReached)
+                .because(format!("all of {} queues exist", sysctl("msgmni")))
+                .fix("raise it, or remove queues that nobody uses (`ipcs -q`, `ipcrm -q ID`)"),
+            Errno::NOSYS => error.because("this kernel has no System V IPC (CONFIG_SYSVIPC)"),
+            _ => error,
+        })
+    }
+}
+
+/// A queue, by its id. Dropping it does nothing to the queue; clones are the same queue.
+///
+/// One message goes or comes with a call, whole or not at all; empty ones are messages too. They
+/// come in the order of sending, or by type: see [`of_type`](Self::of_type). Several threads and
+/// processes may send and receive at once: each message goes to one receiver.
+///
+/// | condition | result |
+/// |---|---|
+/// | full, `try_send` | [`SendError::Full`] |
+/// | longer than `msgmax` or than the capacity of the queue | [`SendError::TooBig`] |
+/// | type below 1 | [`SendError::Os`] of EINVAL |
+/// | nothing of the type, `try_recv` | [`RecvError::Empty`] |
+/// | buffer too short for the message | [`RecvError::TooSmall`], nothing lost; see [`cutting`](Self::cutting) |
+/// | removed, before the call or during it | `Closed` |
+/// | mode does not allow it | `Os` of EACCES |
+///
+/// That all senders are gone is not told to a receiver, nor the other way round. The first
+/// `send` on a handle asks once for the capacity, because the kernel lets a message that can never
+/// fit wait for ever; if the capacity is lowered later, that can still happen.
+#[derive(Debug)]
+pub struct Queue {
+    id: i32,
+    /// The longest message that is known to fit an empty queue; 0 before it was asked for.
+    fits: AtomicUsize,
+}
+
+impl Clone for Queue {
+    fn clone(&self) -> Self {
+        Self::from_id(self.id)
+    }
+}
+
+/// What arrived.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Received {
+    /// How many bytes the message has.
+    pub len: usize,
+    /// Its type.
+    pub mtype: c_long,
+}
+
+/// What a queue is and holds, and who used it (IPC_STAT).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Status {
+    /// Its number.
+    pub key: Key,
+    /// The user and the group that own it.
+    pub owner: (u32, u32),
+    /// The user and the group that created it.
+    pub creator: (u32, u32),
+    /// Its permission bits.
+    pub mode: u32,
+    /// How many messages are in it.
+    pub messages: usize,
+    /// How many bytes these have.
+    pub bytes: usize,
+    /// How many bytes it can hold.
+    pub capacity: usize,
+    /// When something was last sent, to the second.
+    pub last_send: Option<SystemTime>,
+    /// When something was last received, to the second.
+    pub last_recv: Option<SystemTime>,
+    /// When it was created, or its owner, mode or capacity last set, to the second.
+    pub changed: Option<SystemTime>,
+    /// The process that last sent; it may be gone.
+    pub last_sender: Option<u32>,
+    /// The process that last received; it may be gone.
+    pub last_receiver: Option<u32>,
+}
+
+impl Queue {
+    /// The queue with this id, which came from [`id`](Self::id) in any process of this IPC
+    /// namespace. If there is none, its use fails with `Closed`: the kernel does not tell what never
+    /// was from what was removed.
+    #[must_use]
+    pub const fn from_id(id: i32) -> Self {
+        Self { id, fits: AtomicUsize::new(0) }
+    }
+
+    /// Its id. The kernel gives it to no other queue until it has given away many more.
+    #[must_use]
+    pub const fn id(&self) -> i32 {
+        self.id
+    }
+
+    /// A view of one type. It sends messages of this type, which must be at least 1 (the queue
+    /// itself sends type 1), and receives
+    /// - with `mtype` above 0, the first message of exactly this type;
+    /// - with `mtype` below 0, the first message of the lowest type that is at most `-mtype`;
+    /// - with 0, the first message, as the queue itself does.
+    #[inline]
+    #[must_use]
+    pub const fn of_type(&self, mtype: c_long) -> OfType<'_> {
+        OfType { queue: self, mtype }
+    }
+
+    /// A view that receives the first message of any *other* type.
+    #[inline]
+    #[must_use]
+    pub const fn except(&self, mtype: c_long) -> Filter<'_> {
+        Filter { queue: self, mtype, flags: libc::MSG_EXCEPT }
+    }
+
+    /// A view that takes a message that is longer than the buffer out of the queue all the same
+    /// (MSG_NOERROR): the buffer has its beginning, the rest is gone, and the call fails with
+    /// [`RecvError::TooSmall`], which says so.
+    #[inline]
+    #[must_use]
+    pub const fn cutting(&self) -> Filter<'_> {
+        self.of_type(0).cutting()
+    }
+
+    /// Copies the message at `index`, counted from 0 in the order of sending, and leaves it in the
+    /// queue (MSG_COPY). Never waits.
+    ///
+    /// # Errors
+    /// [`RecvError::Empty`] where no message is, [`RecvError::Os`] of ENOSYS on a kernel without
+    /// CONFIG_CHECKPOINT_RESTORE; see [`RecvError`].
+    pub fn peek(&self, index: usize, buf: &mut [u8]) -> Result<Received, RecvError> {
+        let index = c_long::try_from(index).unwrap_or(c_long::MAX);
+        self.recv_as(buf, index, libc::MSG_COPY, Wait::NEVER)
+    }
+
+    /// Sends `message` with its type, without copying it first.
+    ///
+    /// # Errors
+    /// See [`SendError`].
+    #[inline]
+    pub fn send_message(&self, message: &Message, wait: Wait<'_>) -> Result<(), SendError> {
+        self.check_size(message.len())?;
+        self.send_from(message.as_ptr(), message.len(), wait)
+            .map_err(|stop| self.send_error(stop, message.len(), message.mtype()))
+    }
+
+    /// Receives the first message into `message`, which gets its type and its bytes, without
+    /// copying it again. See [`of_type`](Self::of_type) for others than the first.
+    ///
+    /// # Errors
+    /// [`RecvError::TooSmall`] if it is longer than the [capacity](Message::capacity); see
+    /// [`RecvError`].
+    #[inline]
+    pub fn recv_message(&self, message: &mut Message, wait: Wait<'_>) -> Result<(), RecvError> {
+        self.of_type(0).recv_message(message, wait)
+    }
+
+    /// Removes the queue and every message in it at once. Who waits in it, in whatever process,
+    /// gets `Closed`. Only its owner, its creator and CAP_SYS_ADMIN may.
+    ///
+    /// # Errors
+    /// [`Closed`](ErrorKind::Closed) if it was removed before;
+    /// [`PermissionDenied`](ErrorKind::PermissionDenied).
+    pub fn remove(&self) -> Result<()> {
+        // SAFETY: IPC_RMID looks at no memory.
+        match unsafe { libc::msgctl(self.id, libc::IPC_RMID, std::ptr::null_mut()) } {
+            0 => Ok(()),
+            _ => Err(self.error("remove", last_errno())),
+        }
+    }
+
+    /// Makes a guard that removes the queue when it is dropped. A process that is killed drops
+    /// nothing, and a forked child that drops its copy removes the queue for both.
+    #[must_use]
+    pub fn remove_on_drop(self) -> Owned {
+        Owned { queue: self, keep: false }
+    }
+
+    /// What it is and holds. Takes the permission to receive.
+    ///
+    /// # Errors
+    /// [`Closed`](ErrorKind::Closed) if it was removed;
+    /// [`PermissionDenied`](ErrorKind::PermissionDenied).
+    #[allow(clippy::useless_conversion, reason = "the mode is as wide only on some architectures")]
+    pub fn status(&self) -> Result<Status> {
+        let raw = self.stat().map_err(|errno| self.error("look at", errno))?;
+        let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
+        // Zero says never.
+        let time = |t: libc::time_t| {
+            let seconds = u64::try_from(t).ok().filter(|t| *t != 0)?;
+            SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
+        };
+        let process = |pid: libc::pid_t| u32::try_from(pid).ok().filter(|pid| *pid != 0);
+        let perm = &raw.msg_perm;
+        Ok(Status {
+            key: Key(perm.__key),
+            owner: (perm.uid, perm.gid),
+            creator: (perm.cuid, perm.cgid),
+            mode: u32::from(perm.mode) & 0o777,
+            messages: size(raw.msg_qnum),
+            bytes: size(raw.__msg_cbytes),
+            capacity: size(raw.msg_qbytes),
+            last_send: time(raw.msg_stime),
+            last_recv: time(raw.msg_rtime),
+            changed: time(raw.msg_ctime),
+            last_sender: process(raw.msg_lspid),
+            last_receiver: process(raw.msg_lrpid),
+        })
+    }
+
+    /// Sets how many bytes it can hold. Takes ownership, and CAP_SYS_RESOURCE for more than
+    /// `/proc/sys/kernel/msgmnb`. What is in it stays, even if that is more.
+    ///
+    /// # Errors
+    /// [`LimitReached`](ErrorKind::LimitReached) above that limit; see [`remove`](Self::remove).
+    pub fn set_capacity(&self, bytes: usize) -> Result<()> {
+        const OPERATION: &str = "set the capacity";
+        self.fits.store(0, Ordering::Relaxed);
+        self.set(OPERATION, |raw| raw.msg_qbytes = bytes as libc::msglen_t).map_err(|error| {
+            let max = sysctl_value("msgmnb");
+            if error.raw_os_error() == Some(libc::EPERM) && max.is_some_and(|max| bytes > max) {
+                error
+                    .of_kind(ErrorKind::LimitReached)
+                    .because(format!("{bytes} bytes are more than {} allows", sysctl("msgmnb")))
+                    .fix("ask for less, or raise it")
+            } else {
+                error
+            }
+        })
+    }
+
+    /// Sets its permission bits.
+    ///
+    /// # Errors
+    /// See [`remove`](Self::remove).
+    pub fn set_mode(&self, mode: u32) -> Result<()> {
+        self.set("set the mode", |raw| raw.msg_perm.mode = (mode & 0o777) as _)
+    }
+
+    /// Gives it to another user and group.
+    ///
+    /// # Errors
+    /// See [`remove`](Self::remove).
+    pub fn set_owner(&self, user: u32, group: u32) -> Result<()> {
+        self.set("set the owner", |raw| {
+            raw.msg_perm.uid = user;
+            raw.msg_perm.gid = group;
+        })
+    }
+
+    fn stat(&self) -> std::result::Result<libc::msqid_ds, Errno> {
+        // SAFETY: msqid_ds is made of numbers, for which zero is a value.
+        let mut raw: libc::msqid_ds = unsafe { std::mem::zeroed() };
+        // SAFETY: the kernel fills `raw`, which is borrowed for the call.
+        match unsafe { libc::msgctl(self.id, libc::IPC_STAT, &raw mut raw) } {
+            0 => Ok(raw),
+            _ => Err(last_errno()),
+        }
+    }
+
+    fn set(&self, operation: &'static str, change: impl FnOnce(&mut libc::msqid_ds)) -> Result<()> {
+        let mut raw = self.stat().map_err(|errno| self.error(operation, errno))?;
+        change(&mut raw);
+        // SAFETY: the kernel reads `raw`, which is whole and borrowed for the call.
+        match unsafe { libc::msgctl(self.id, libc::IPC_SET, &raw mut raw) } {
+            0 => Ok(()),
+            _ => Err(self.error(operation, last_errno())),
+        }
+    }
+
+    #[cold]
+    fn error(&self, operation: &'static str, errno: Errno) -> Error {
+        let error = Error::os(operation, errno)
+            .on(Mechanism::SysvMq)
+            .object(format_args!("id {}", self.id));
+        match errno {
+            Errno::INVAL | Errno::IDRM => {
+                error.of_kind(ErrorKind::Closed).because("it was removed, or never was")
+            }
+            _ => error,
+        }
+    }
+
+    #[inline]
+    fn send_as(&self, data: &[u8], mtype: c_long, wait: Wait<'_>) -> Result<(), SendError> {
+        self.check_size(data.len())?;
+        with_room(data.len(), |room| {
+            // SAFETY: `room` is aligned, and has a long before the bytes.
+            unsafe { room.write(mtype) };
+            // SAFETY: `room` has `data.len()` bytes after the long, and is not part of `data`.
+            unsafe { body_of(room).copy_from_nonoverlapping(data.as_ptr(), data.len()) };
+            self.send_from(room, data.len(), wait)
+        })
+        .map_err(|stop| self.send_error(stop, data.len(), mtype))
+    }
+
+    /// Sends the type and the `len` bytes after it that stand at `from`.
+    #[inline]
+    fn send_from(&self, from: *const c_long, len: usize, wait: Wait<'_>) -> Result<(), Stop> {
+        drive_by_naps(wait, |mode| {
+            // SAFETY: the callers in this file have a long and `len` bytes at `from`, all written.
+            let done = unsafe { libc::msgsnd(self.id, from.cast(), len, no_wait(mode)) };
+            if done == 0 { Ok(()) } else { Err(last_errno()) }
+        })
+    }
+
+    #[inline]
+    fn recv_as(
+        &self,
+        buf: &mut [u8],
+        mtype: c_long,
+        flags: c_int,
+        wait: Wait<'_>,
+    ) -> Result<Received, RecvError> {
+        // One byte more than wanted shows that a message was cut.
+        let extra = usize::from(flags & libc::MSG_NOERROR != 0);
+        let room_len = buf.len().saturating_add(extra);
+        let got = with_room(room_len, |room| {
+            let len = self.recv_into(room, room_len, mtype, flags, wait)?;
+            let kept = len.min(buf.len());
+            // SAFETY: the kernel wrote `len` bytes after the long, `buf` has at least `kept`, and
+            // `room` is not part of it.
+            unsafe { body_of(room).copy_to_nonoverlapping(buf.as_mut_ptr(), kept) };
+            // SAFETY: the kernel wrote the long.
+            Ok(Received { len, mtype: unsafe { room.read() } })
+        })
+        .map_err(recv_error)?;
+        if got.len > buf.len() {
+            return Err(RecvError::TooSmall { needed: None, lost: true });
+        }
+        Ok(got)
+    }
+
+    /// Receives a type and at most `room` bytes after it to `at`; gives how many bytes.
+    #[inline]
+    fn recv_into(
+        &self,
+        at: *mut c_long,
+        room: usize,
+        mtype: c_long,
+        flags: c_int,
+        wait: Wait<'_>,
+    ) -> Result<usize, Stop> {
+        drive_by_naps(wait, |mode| {
+            let flags = flags | no_wait(mode);
+            // SAFETY: the callers in this file own a long and `room` bytes at `at`.
+            let count = unsafe { libc::msgrcv(self.id, at.cast(), room, mtype, flags) };
+            usize::try_from(count).map_err(|_| match last_errno() {
+                Errno::NOMSG => Errno::AGAIN,
+                errno => errno,
+            })
+        })
+    }
+
+    /// Refuses a message that can never fit: the kernel would let it wait for ever.
+    #[inline]
+    fn check_size(&self, len: usize) -> Result<(), SendError> {
+        if len <= self.fits.load(Ordering::Relaxed) { Ok(()) } else { self.look(len) }
+    }
+
+    #[cold]
+    fn look(&self, len: usize) -> Result<(), SendError> {
+        let limit = match self.stat() {
+            Ok(raw) => usize::try_from(raw.msg_qbytes).unwrap_or(usize::MAX).min(longest()),
+            Err(Errno::INVAL | Errno::IDRM) => return Err(SendError::Closed),
+            // It may send but not look: the kernel has to judge.
+            Err(_) => longest(),
+        };
+        self.fits.store(limit, Ordering::Relaxed);
+        if len > limit { Err(SendError::TooBig { limit }) } else { Ok(()) }
+    }
+
+    #[cold]
+    fn send_error(&self, stop: Stop, len: usize, mtype: c_long) -> SendError {
+        match stop {
+            Stop::Os(libc::EIDRM) => SendError::Closed,
+            // Three meanings: the type, the size, the queue.
+            Stop::Os(libc::EINVAL) if mtype >= 1 => self.look(len).err().unwrap_or(stop.into()),
+            stop => stop.into(),
+        }
+    }
+}
+
+#[cold]
+fn recv_error(stop: Stop) -> RecvError {
+    match stop {
+        // No argument of ours is invalid but the id.
+        Stop::Os(libc::EIDRM | libc::EINVAL) => RecvError::Closed,
+        Stop::Os(libc::E2BIG) => RecvError::TooSmall { needed: None, lost: false },
+        stop => stop.into(),
+    }
+}
+
+impl Sends for Queue {
+    /// Sends with type 1.
+    #[inline]
+    fn send_wait(&self, data: &[u8], wait: Wait<'_>) -> Result<(), SendError> {
+        self.send_as(data, 1, wait)
+    }
+}
+
+impl Receives for Queue {
+    type Received = Received;
+
+    /// Receives the first message, of whatever type.
+    #[inline]
+    fn recv_wait(&self, buf: &mut [u8], wait: Wait<'_>) -> Result<Received, RecvError> {
+        self.recv_as(buf, 0, 0, wait)
+    }
+}
+
+/// A queue, and a type to send and receive. Made by [`Queue::of_type`].
+#[derive(Clone, Copy, Debug)]
+pub struct OfType<'a> {
+    queue: &'a Queue,
+    mtype: c_long,
+}
+
+impl<'a> OfType<'a> {
+    /// See [`Queue::cutting`].
+    #[inline]
+    #[must_use]
+    pub const fn cutting(self) -> Filter<'a> {
+        Filter { queue: self.queue, mtype: self.mtype, flags: libc::MSG_NOERROR }
+    }
+
+    /// See [`Queue::recv_message`].
+    ///
+    /// # Errors
+    /// See [`RecvError`].
+    #[inline]
+    pub fn recv_message(self, message: &mut Message, wait: Wait<'_>) -> Result<(), RecvError> {
+        Filter { queue: self.queue, mtype: self.mtype, flags: 0 }.recv_message(message, wait)
+    }
+}
+
+impl Sends for OfType<'_> {
+    #[inline]
+    fn send_wait(&self, data: &[u8], wait: Wait<'_>) -> Result<(), SendError> {
+        self.queue.send_as(data, self.mtype, wait)
+    }
+}
+
+impl Receives for OfType<'_> {
+    type Received = Received;
+
+    #[inline]
+    fn recv_wait(&self, buf: &mut [u8], wait: Wait<'_>) -> Result<Received, RecvError> {
+        self.queue.recv_as(buf, self.mtype, 0, wait)
+    }
+}
+
+/// A queue, and a choice of what to receive and how. Made by [`Queue::except`] and
+/// [`Queue::cutting`].
+#[derive(Clone, Copy, Debug)]
+pub struct Filter<'a> {
+    queue: &'a Queue,
+    mtype: c_long,
+    flags: c_int,
+}
+
+impl Filter<'_> {
+    /// See [`Queue::cutting`].
+    #[inline]
+    #[must_use]
+    pub const fn cutting(mut self) -> Self {
+        self.flags |= libc::MSG_NOERROR;
+        self
+    }
+
+    /// See [`Queue::recv_message`]. A message that is [cut](Self::cutting) fills the capacity.
+    ///
+    /// # Errors
+    /// See [`RecvError`].
+    #[inline]
+    pub fn recv_message(self, message: &mut Message, wait: Wait<'_>) -> Result<(), RecvError> {
+        let room = message.capacity();
+        let len = self
+            .queue
+            .recv_into(message.as_mut_ptr(), room, self.mtype, self.flags, wait)
+            .map_err(recv_error)?;
+        message.set_len(len);
+        Ok(())
+    }
+}
+
+impl Receives for Filter<'_> {
+    type Received = Received;
+
+    #[inline]
+    fn recv_wait(&self, buf: &mut [u8], wait: Wait<'_>) -> Result<Received, RecvError> {
+        self.queue.recv_as(buf, self.mtype, self.flags, wait)
+    }
+}
+
+/// A queue that is removed when this is dropped. Made by [`Queue::remove_on_drop`].
+#[derive(Debug)]
+pub struct Owned {
+    queue: Queue,
+    keep: bool,
+}
+
+impl Owned {
+    /// The queue, which is not removed any more.
+    #[must_use]
+    pub fn keep(mut self) -> Queue {
+        self.keep = true;
+        self.queue.clone()
+    }
+}
+
+impl Deref for Owned {
+    type Target = Queue;
+
+    fn deref(&self) -> &Queue {
+        &self.queue
+    }
+}
+
+impl Drop for Owned {
+    fn drop(&mut self) {
+        if !self.keep {
+            // It may be removed already; nobody is there to be told.
+            let _ = self.queue.remove();
+        }
+    }
+}
+
+#[inline]
+fn no_wait(mode: Mode) -> c_int {
+    match mode {
+        Mode::MayBlock => 0,
+        Mode::NonBlocking => libc::IPC_NOWAIT,
+    }
+}
+
+/// The longest message that any queue of this IPC namespace takes (`msgmax`).
+fn longest() -> usize {
+    // SAFETY: msginfo is made of numbers, for which zero is a value.
+    let mut info: libc::msginfo = unsafe { std::mem::zeroed() };
+    // SAFETY: IPC_INFO fills a msginfo, for which the C interface has no type of its own in the
+    // signature; `info` is one, and borrowed for the call.
+    let done = unsafe { libc::msgctl(0, libc::IPC_INFO, (&raw mut info).cast()) };
+    if done < 0 { usize::MAX } else { usize::try_from(info.msgmax).unwrap_or(usize::MAX) }
+}
+
+#[cold]
+fn last_errno() -> Errno {
+    Errno::from_raw_os_error(io::Error::last_os_error().raw_os_error().unwrap_or(0))
+}
+
+/// One of the settings of this IPC namespace, where /proc shows it.
+fn sysctl_value(file: &str) -> Option<usize> {
+    fs::read_to_string(format!("/proc/sys/kernel/{file}")).ok()?.trim().parse().ok()
+}
+
+/// `/proc/sys/kernel/msgmni (32000)`.
+fn sysctl(file: &str) -> String {
+    match sysctl_value(file) {
+        Some(value) => format!("/proc/sys/kernel/{file} ({value})"),
+        None => format!("/proc/sys/kernel/{file}"),
+    }
+}
