@@ -1,12 +1,20 @@
 //! The one vocabulary: every mechanism two Linux processes can use, under one name.
 //!
 //! The names appear, spelled the same, in the API, in the command, in benchmark rows and in the
-//! documentation.
+//! documentation, and each has its [`Facts`]: one table from which documentation, errors and the
+//! command's advice come.
 
 use std::fmt;
 use std::str::FromStr;
 
 use crate::error::{Error, ErrorKind};
+
+mod facts;
+mod table;
+
+pub use facts::{
+    Accepted, Boundaries, Carries, Credentials, Direction, Facts, Largest, Lifetime, Naming, Roles,
+};
 
 /// A way for two Linux processes to communicate or to act on each other.
 ///
@@ -20,44 +28,81 @@ use crate::error::{Error, ErrorKind};
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
-#[allow(missing_docs, reason = "each variant is documented by `Mechanism::facts`")]
 pub enum Mechanism {
+    /// A byte stream from one end to the other, between processes that share a descriptor.
     Pipe,
+    /// A pipe with a name in the file system, so that strangers can open it.
     Fifo,
+    /// A byte stream in both directions between two processes of one machine, with descriptors.
     UnixStream,
+    /// Messages to a socket of this machine, reliable and in order, from any number of senders.
     UnixDgram,
+    /// A connection of this machine that keeps message boundaries, with descriptors.
     UnixSeqpacket,
+    /// A byte stream in both directions over the loopback device, as to any other host.
     Tcp,
+    /// Datagrams over the loopback device, which are dropped when the receiver is slow.
     Udp,
+    /// A named queue of messages with priorities, which can be polled on Linux.
     PosixMq,
+    /// A queue of messages with a type each, from which a receiver takes the types it wants.
     SysvMq,
+    /// Messages between the kernel and processes about devices, routes, sockets and audits.
     Netlink,
+    /// Calls, replies and signals between programs through a bus daemon.
     Dbus,
+    /// Moving data between a pipe and another descriptor without a copy through this process.
     Splice,
+    /// Shared memory with a name, kept in the tmpfs at /dev/shm.
     PosixShm,
+    /// Shared memory with a key and an identifier, attached with shmat.
     SysvShm,
+    /// Shared memory without a name, passed as a descriptor and protected by seals.
     Memfd,
+    /// A regular file mapped by several processes: shared memory that can outlive the machine.
     MmapFile,
+    /// Shared memory without name or descriptor, between a process and its children.
     Anonymous,
+    /// A counter that processes decrement, waiting at zero, and increment; named or in shared
+    /// memory.
     PosixSem,
+    /// A set of counters, several of which can be changed in one atomic step, with undo at exit.
     SysvSem,
+    /// Sleeping until a 32-bit word in memory changes: what locks and semaphores are made of.
     Futex,
+    /// A lock in shared memory, held by one thread at a time.
     Mutex,
+    /// A lock in shared memory, held by one writer or by many readers.
     Rwlock,
+    /// Waiting in shared memory for a condition that is protected by a mutex.
     Condvar,
+    /// A place in shared memory where a fixed number of processes wait for each other.
     Barrier,
+    /// A lock on a file or a range of it, which the kernel releases when its holder ends.
     FileLock,
+    /// A 64-bit counter behind a descriptor: the doorbell of event loops.
     Eventfd,
+    /// A timer behind a descriptor.
     Timerfd,
+    /// A number, and with sigqueue one value, that interrupts another process.
     Signal,
+    /// A descriptor from which blocked signals of the process are read.
     Signalfd,
+    /// News of changes to files and folders.
     Inotify,
+    /// Waiting for many descriptors at once.
     Epoll,
+    /// A descriptor of a process: tells its end, and never means another one with the same number.
     Pidfd,
+    /// Reading and writing the memory of another process in one copy, with ptrace permission.
     ProcessVm,
+    /// Stopping another process and reading and changing its memory and registers.
     Ptrace,
+    /// Two rings in shared memory by which a process gives the kernel work and takes its results.
     IoUring,
+    /// Android's calls between processes, copied once into the receiver by the kernel.
     Binder,
+    /// Sinew's own: messages in sealed shared memory, without system calls while both are awake.
     Channel,
 }
 
