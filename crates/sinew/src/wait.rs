@@ -195,6 +195,7 @@ pub(crate) fn drive<T>(
 
 /// Runs `attempt` for what cannot be polled (System V queues): looks again after naps that grow
 /// from 20 us to 1 ms, which is also the most that a bounded wait can be late.
+#[inline]
 pub(crate) fn drive_by_naps<T>(
     wait: Wait<'_>,
     mut attempt: impl FnMut(Mode) -> Result<T, Errno>,
@@ -203,16 +204,33 @@ pub(crate) fn drive_by_naps<T>(
     if mode == Mode::NonBlocking {
         wait.check_interrupt()?;
     }
+    match attempt(mode) {
+        Ok(done) => Ok(done),
+        Err(errno) => nap(wait, mode, errno, attempt),
+    }
+}
+
+/// Goes on after a first attempt that failed with `errno`.
+#[cold]
+fn nap<T>(
+    wait: Wait<'_>,
+    mode: Mode,
+    mut errno: Errno,
+    mut attempt: impl FnMut(Mode) -> Result<T, Errno>,
+) -> Result<T, Stop> {
     let mut nap = Duration::from_micros(20);
     loop {
-        match attempt(mode) {
-            Ok(done) => return Ok(done),
-            Err(Errno::INTR) => {}
-            Err(Errno::AGAIN) => {
+        match errno {
+            Errno::INTR => {}
+            Errno::AGAIN => {
                 wait.sleep(None, Some(nap))?;
                 nap = (nap * 2).min(Duration::from_millis(1));
             }
-            Err(errno) => return Err(Stop::Os(errno.raw_os_error())),
+            errno => return Err(Stop::Os(errno.raw_os_error())),
+        }
+        match attempt(mode) {
+            Ok(done) => return Ok(done),
+            Err(again) => errno = again,
         }
     }
 }
