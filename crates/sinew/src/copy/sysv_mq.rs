@@ -62,7 +62,7 @@ use crate::wait::{Mode, Receives, Sends, Wait, drive_by_naps};
 mod message;
 
 pub use message::Message;
-use message::{body_of, with_room};
+use message::{STACK, body_of, in_kept_room, on_stack};
 
 /// The number by which unrelated processes find the same queue.
 ///
@@ -515,14 +515,33 @@ impl Queue {
     #[inline]
     fn send_as(&self, data: &[u8], mtype: c_long, wait: Wait<'_>) -> Result<(), SendError> {
         self.check_size(data.len())?;
-        with_room(data.len(), |room| {
-            // SAFETY: `room` is aligned, and has a long before the bytes.
-            unsafe { room.write(mtype) };
-            // SAFETY: `room` has `data.len()` bytes after the long, and is not part of `data`.
-            unsafe { body_of(room).copy_from_nonoverlapping(data.as_ptr(), data.len()) };
-            self.send_from(room, data.len(), wait)
-        })
+        if data.len() <= STACK {
+            on_stack(|room| self.send_through(room, data, mtype, wait))
+        } else {
+            self.send_long(data, mtype, wait)
+        }
         .map_err(|stop| self.send_error(stop, data.len(), mtype))
+    }
+
+    #[inline(never)]
+    fn send_long(&self, data: &[u8], mtype: c_long, wait: Wait<'_>) -> Result<(), Stop> {
+        in_kept_room(data.len(), |room| self.send_through(room, data, mtype, wait))
+    }
+
+    /// Puts type and bytes together at `room`, and sends them.
+    #[inline]
+    fn send_through(
+        &self,
+        room: *mut c_long,
+        data: &[u8],
+        mtype: c_long,
+        wait: Wait<'_>,
+    ) -> Result<(), Stop> {
+        // SAFETY: `room` is aligned, and has a long before the bytes.
+        unsafe { room.write(mtype) };
+        // SAFETY: `room` has `data.len()` bytes after the long, and is not part of `data`.
+        unsafe { body_of(room).copy_from_nonoverlapping(data.as_ptr(), data.len()) };
+        self.send_from(room, data.len(), wait)
     }
 
     /// Sends the type and the `len` bytes after it that stand at `from`.
@@ -543,23 +562,61 @@ impl Queue {
         flags: c_int,
         wait: Wait<'_>,
     ) -> Result<Received, RecvError> {
+        let cut = flags & libc::MSG_NOERROR != 0;
         // One byte more than wanted shows that a message was cut.
-        let extra = usize::from(flags & libc::MSG_NOERROR != 0);
-        let room_len = buf.len().saturating_add(extra);
-        let got = with_room(room_len, |room| {
-            let len = self.recv_into(room, room_len, mtype, flags, wait)?;
-            let kept = len.min(buf.len());
-            // SAFETY: the kernel wrote `len` bytes after the long, `buf` has at least `kept`, and
-            // `room` is not part of it.
-            unsafe { body_of(room).copy_to_nonoverlapping(buf.as_mut_ptr(), kept) };
-            // SAFETY: the kernel wrote the long.
-            Ok(Received { len, mtype: unsafe { room.read() } })
-        })
+        let room = buf.len().saturating_add(usize::from(cut));
+        let known = self.fits.load(Ordering::Relaxed);
+        let got = if room <= STACK || (known <= STACK && !cut) {
+            // The buffer may be large, but most likely no message is.
+            let short = room.min(STACK);
+            match on_stack(|at| self.recv_through(at, short, buf, mtype, flags, wait)) {
+                Err(Stop::Os(libc::E2BIG)) if short < room => {
+                    // The next call shall know. If the queue is gone this one says so, too.
+                    let _ = self.look(0);
+                    self.recv_long(room, buf, mtype, flags, wait)
+                }
+                got => got,
+            }
+        } else {
+            self.recv_long(room, buf, mtype, flags, wait)
+        }
         .map_err(recv_error)?;
         if got.len > buf.len() {
             return Err(RecvError::TooSmall { needed: None, lost: true });
         }
         Ok(got)
+    }
+
+    #[inline(never)]
+    fn recv_long(
+        &self,
+        room: usize,
+        buf: &mut [u8],
+        mtype: c_long,
+        flags: c_int,
+        wait: Wait<'_>,
+    ) -> Result<Received, Stop> {
+        in_kept_room(room, |at| self.recv_through(at, room, buf, mtype, flags, wait))
+    }
+
+    /// Receives a message of at most `room` bytes to `at`, and copies it to `buf` as far as it goes.
+    #[inline]
+    fn recv_through(
+        &self,
+        at: *mut c_long,
+        room: usize,
+        buf: &mut [u8],
+        mtype: c_long,
+        flags: c_int,
+        wait: Wait<'_>,
+    ) -> Result<Received, Stop> {
+        let len = self.recv_into(at, room, mtype, flags, wait)?;
+        let kept = len.min(buf.len());
+        // SAFETY: the kernel wrote `len` bytes after the long, `buf` has at least `kept`, and what
+        // is at `at` is not part of it.
+        unsafe { body_of(at).copy_to_nonoverlapping(buf.as_mut_ptr(), kept) };
+        // SAFETY: the kernel wrote the long.
+        Ok(Received { len, mtype: unsafe { at.read() } })
     }
 
     /// Receives a type and at most `room` bytes after it to `at`; gives how many bytes.

@@ -14,7 +14,7 @@ use crate::error::Stop;
 /// A long: the type of a message, and the unit in which there is room for its bytes.
 const LONG: usize = size_of::<c_long>();
 /// How many bytes go through the stack: the default limit of a message.
-const STACK: usize = 8192;
+pub(super) const STACK: usize = 8192;
 /// How many bytes a thread keeps for the next message; more is given back.
 const KEPT: usize = 1 << 20;
 
@@ -24,19 +24,21 @@ thread_local! {
     static ROOM: Cell<Vec<c_long>> = const { Cell::new(Vec::new()) };
 }
 
-/// Runs `work` on memory for a long and `len` bytes after it, none of it written yet.
+/// Runs `work` on memory for a long and [`STACK`] bytes after it, none of it written yet.
+#[inline]
+pub(super) fn on_stack<T>(work: impl FnOnce(*mut c_long) -> T) -> T {
+    let mut room = MaybeUninit::<[c_long; 1 + STACK / LONG]>::uninit();
+    work(room.as_mut_ptr().cast())
+}
+
+/// The same with `len` bytes after the long, in memory that the thread keeps.
 ///
 /// # Errors
 /// Those of `work`, and ENOMEM.
-#[inline]
-pub(super) fn with_room<T>(
+pub(super) fn in_kept_room<T>(
     len: usize,
     work: impl FnOnce(*mut c_long) -> Result<T, Stop>,
 ) -> Result<T, Stop> {
-    if len <= STACK {
-        let mut room = [const { MaybeUninit::<c_long>::uninit() }; 1 + STACK / LONG];
-        return work(room.as_mut_ptr().cast());
-    }
     let mut room = ROOM.try_with(Cell::take).unwrap_or_default();
     if room.try_reserve_exact(1 + len.div_ceil(LONG)).is_err() {
         return Err(Stop::Os(libc::ENOMEM));
