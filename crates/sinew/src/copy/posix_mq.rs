@@ -62,268 +62,23 @@
 
 #![allow(unsafe_code, reason = "neither std nor rustix has POSIX message queues; libc does")]
 
-use std::ffi::{CString, OsStr, c_long};
-use std::fs;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::OsStrExt;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::ptr;
 
-use rustix::event::{EventfdFlags, PollFlags, eventfd};
+use rustix::event::PollFlags;
 use rustix::io::Errno;
-use rustix::process::{Resource, getrlimit};
 
-use crate::error::{Error, ErrorKind, RecvError, Result, SendError, Stop};
+use crate::error::{Error, RecvError, Result, SendError, Stop};
 use crate::mechanism::Mechanism;
 use crate::wait::{Mode, Receives, Sends, Wait, drive};
 
+mod options;
+
+pub use options::{Access, Options, unlink};
+
 /// The highest priority of a message; the lowest, and the usual one, is 0.
 pub const PRIORITY_MAX: u32 = 32_767;
-
-/// What a message costs beside its bytes: the kernel's header of it (`struct msg_msg`) ...
-const HEADER: u64 = 48;
-/// ... and the node of its priority in a tree (`struct posix_msg_tree_node`).
-const NODE: u64 = 48;
-/// How many distinct priorities there are, and so how many nodes a queue can need at most.
-const PRIORITIES: u64 = PRIORITY_MAX as u64 + 1;
-/// The most that even CAP_SYS_RESOURCE allows (`HARD_MSGMAX`, `HARD_MSGSIZEMAX`).
-const HARD_DEPTH: usize = 65_536;
-const HARD_MESSAGE_BYTES: usize = 16 << 20;
-
-/// What a descriptor of a queue may be used for. The mode of the queue is checked against it once,
-/// at opening.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Access {
-    /// Receiving only (O_RDONLY): sending fails with EBADF.
-    Receive,
-    /// Sending only (O_WRONLY): receiving fails with EBADF.
-    Send,
-    /// Both (O_RDWR).
-    #[default]
-    Both,
-}
-
-/// How to create or open a queue.
-///
-/// ```
-/// use sinew::ErrorKind;
-/// use sinew::posix_mq::{self, Access, Options};
-///
-/// let name = format!("/sinew-doc-options-{}", std::process::id());
-/// let queue = Options::new().depth(2).message_bytes(128).create(&name)?;
-/// assert_eq!(queue.attributes()?.message_bytes, 128);
-/// assert_eq!(Options::new().create(&name).unwrap_err().kind(), ErrorKind::AlreadyExists);
-///
-/// let sender = Options::new().access(Access::Send).open(&name)?;
-/// posix_mq::unlink(&name)?;
-/// # drop(sender);
-/// # Ok::<(), sinew::Error>(())
-/// ```
-#[derive(Clone, Debug)]
-pub struct Options {
-    depth: Option<usize>,
-    message_bytes: Option<usize>,
-    mode: u32,
-    access: Access,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Options {
-    /// The host's default depth and message size (10 and 8192 unless changed), mode 0600, for
-    /// sending and receiving.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self { depth: None, message_bytes: None, mode: 0o600, access: Access::Both }
-    }
-
-    /// How many messages a new queue holds before it is full.
-    #[must_use]
-    pub const fn depth(mut self, messages: usize) -> Self {
-        self.depth = Some(messages);
-        self
-    }
-
-    /// How long a message of a new queue may be, in bytes. It is also the least length of a buffer
-    /// to receive with, whatever the messages are.
-    #[must_use]
-    pub const fn message_bytes(mut self, bytes: usize) -> Self {
-        self.message_bytes = Some(bytes);
-        self
-    }
-
-    /// The permission bits of a new queue, of which the umask takes away some.
-    #[must_use]
-    pub const fn mode(mut self, mode: u32) -> Self {
-        self.mode = mode;
-        self
-    }
-
-    /// What the descriptor is for.
-    #[must_use]
-    pub const fn access(mut self, access: Access) -> Self {
-        self.access = access;
-        self
-    }
-
-    /// Creates a queue that must not exist yet. `name` is a slash and 1 to 255 bytes without one.
-    ///
-    /// # Errors
-    /// [`AlreadyExists`](ErrorKind::AlreadyExists); [`LimitReached`](ErrorKind::LimitReached), the
-    /// limit named; [`InvalidInput`](ErrorKind::InvalidInput) for an empty queue or a bad name.
-    pub fn create(&self, name: impl AsRef<OsStr>) -> Result<Queue> {
-        self.make("create", name.as_ref(), libc::O_CREAT | libc::O_EXCL)
-    }
-
-    /// Opens a queue that exists. Its depth and message size are what they are.
-    ///
-    /// # Errors
-    /// [`NotFound`](ErrorKind::NotFound); [`PermissionDenied`](ErrorKind::PermissionDenied) where
-    /// the queue's mode does not allow the access.
-    pub fn open(&self, name: impl AsRef<OsStr>) -> Result<Queue> {
-        self.make("open", name.as_ref(), 0)
-    }
-
-    /// Opens the queue, or creates it if it does not exist, in one step. One that exists keeps its
-    /// depth, message size and mode: see [`Queue::attributes`].
-    ///
-    /// # Errors
-    /// As those of [`create`](Self::create) and [`open`](Self::open).
-    pub fn open_or_create(&self, name: impl AsRef<OsStr>) -> Result<Queue> {
-        self.make("open or create", name.as_ref(), libc::O_CREAT)
-    }
-
-    /// The bytes that such a queue takes of RLIMIT_MSGQUEUE from its creation until it is gone: for
-    /// each of its messages the whole message size and 96 bytes of bookkeeping.
-    ///
-    /// ```
-    /// let options = sinew::posix_mq::Options::new().depth(10).message_bytes(8192);
-    /// assert_eq!(options.cost(), 82_880);
-    /// ```
-    #[must_use]
-    pub fn cost(&self) -> u64 {
-        let (depth, bytes) = self.size();
-        let (depth, bytes) = (depth as u64, bytes as u64);
-        // Beyond 32768 messages no more nodes can be needed: there are no more priorities.
-        let nodes = depth.min(PRIORITIES) * NODE;
-        depth.saturating_mul(bytes.saturating_add(HEADER)).saturating_add(nodes)
-    }
-
-    /// Depth and message size, where not given as the kernel would choose.
-    fn size(&self) -> (usize, usize) {
-        let or_default = |given: Option<usize>, default, otherwise, max| {
-            given.unwrap_or_else(|| {
-                let default = sysctl(default).unwrap_or(otherwise);
-                sysctl(max).map_or(default, |max| default.min(max))
-            })
-        };
-        (
-            or_default(self.depth, "msg_default", 10, "msg_max"),
-            or_default(self.message_bytes, "msgsize_default", 8192, "msgsize_max"),
-        )
-    }
-
-    fn make(&self, operation: &'static str, name: &OsStr, flags: i32) -> Result<Queue> {
-        let path = checked(operation, name)?;
-        let access = match self.access {
-            Access::Receive => libc::O_RDONLY,
-            Access::Send => libc::O_WRONLY,
-            Access::Both => libc::O_RDWR,
-        };
-        // The kernel takes both sizes or none.
-        let attributes = (self.depth.is_some() || self.message_bytes.is_some()).then(|| {
-            let (depth, bytes) = self.size();
-            let mut attributes = no_attributes();
-            attributes.mq_maxmsg = c_long::try_from(depth).unwrap_or(c_long::MAX);
-            attributes.mq_msgsize = c_long::try_from(bytes).unwrap_or(c_long::MAX);
-            attributes
-        });
-        let attributes = attributes.as_ref().map_or(ptr::null(), ptr::from_ref);
-        let flags = flags | access | libc::O_CLOEXEC;
-        // SAFETY: `path` is a string with a NUL at its end and `attributes` null or a whole
-        // mq_attr; both are borrowed until the call is over.
-        let fd = unsafe { libc::mq_open(path.as_ptr(), flags, self.mode, attributes) };
-        if fd < 0 {
-            return Err(self.explain(operation, name, flags, last_errno()));
-        }
-        // SAFETY: the call just opened this descriptor, so nothing else owns it.
-        Ok(Queue(unsafe { OwnedFd::from_raw_fd(fd) }))
-    }
-
-    /// Says which of the limits stands behind an error number that means several.
-    #[cold]
-    fn explain(&self, operation: &'static str, name: &OsStr, flags: i32, errno: Errno) -> Error {
-        let error = named(operation, name, errno);
-        if flags & libc::O_CREAT == 0 {
-            return error;
-        }
-        let (depth, bytes) = self.size();
-        let over = |what: &str, asked: usize, file: &str, hard: usize| {
-            let max = sysctl(file)?;
-            (asked > max).then(|| {
-                error_over_sysctl(named(operation, name, errno), what, asked, file, max, hard)
-            })
-        };
-        match errno {
-            Errno::INVAL if depth == 0 => error.because("a queue holds at least one message"),
-            Errno::INVAL if bytes == 0 => {
-                error.because("the messages of a queue have room for at least one byte")
-            }
-            Errno::INVAL | Errno::OVERFLOW => over("messages", depth, "msg_max", HARD_DEPTH)
-                .or_else(|| over("bytes in a message", bytes, "msgsize_max", HARD_MESSAGE_BYTES))
-                .unwrap_or(error),
-            Errno::NOSPC => {
-                let max = sysctl("queues_max").map_or_else(String::new, |max| format!(" ({max})"));
-                error
-                    .of_kind(ErrorKind::LimitReached)
-                    .because(format!("all of /proc/sys/fs/mqueue/queues_max{max} queues exist"))
-                    .fix("raise it, or unlink queues that nobody uses")
-            }
-            Errno::MFILE if descriptors_are_left() => {
-                let limit = getrlimit(Resource::Msgqueue);
-                let cost = self.cost();
-                let asked = format!("{depth} messages of {bytes} bytes need {cost} bytes");
-                let soft = limit.current.unwrap_or(u64::MAX);
-                let because = if cost > soft {
-                    format!("{asked}, and RLIMIT_MSGQUEUE allows {soft} for all queues of a user")
-                } else {
-                    format!(
-                        "{asked}, and this user's queues leave less of RLIMIT_MSGQUEUE ({soft} bytes)"
-                    )
-                };
-                let hard = limit.maximum.map_or_else(
-                    || "without a hard limit".to_owned(),
-                    |hard| format!("hard limit {hard}"),
-                );
-                error.because(because).fix(format!(
-                    "raise it with `ulimit -q` ({hard}), ask for fewer or shorter messages, or \
-                     unlink queues that nobody uses"
-                ))
-            }
-            _ => error,
-        }
-    }
-}
-
-/// Takes the name away: nobody can open the queue any more. Those who have it open go on using it;
-/// the last of them to close it ends it, with the messages in it.
-///
-/// # Errors
-/// [`NotFound`](ErrorKind::NotFound); [`PermissionDenied`](ErrorKind::PermissionDenied) for one
-/// that belongs to another user.
-pub fn unlink(name: impl AsRef<OsStr>) -> Result<()> {
-    let name = name.as_ref();
-    let path = checked("unlink", name)?;
-    // SAFETY: `path` is a string with a NUL at its end, borrowed until the call is over.
-    match unsafe { libc::mq_unlink(path.as_ptr()) } {
-        0 => Ok(()),
-        _ => Err(named("unlink", name, last_errno())),
-    }
-}
 
 /// A queue that is open. Made by [`Options`], or from a descriptor that was inherited or received.
 ///
@@ -378,7 +133,7 @@ impl Queue {
     /// Its size, and how many messages wait in it.
     ///
     /// # Errors
-    /// [`Mismatch`](ErrorKind::Mismatch) if the descriptor is not a queue.
+    /// [`Mismatch`](crate::ErrorKind::Mismatch) if the descriptor is not a queue.
     pub fn attributes(&self) -> Result<Attributes> {
         let mut attributes = no_attributes();
         // SAFETY: the kernel fills `attributes`, which is borrowed for the call.
@@ -417,8 +172,8 @@ impl Queue {
     /// A poll loop needs none of this; see the [module](self).
     ///
     /// # Errors
-    /// [`InUse`](ErrorKind::InUse) if a process, this one too, is registered already;
-    /// [`InvalidInput`](ErrorKind::InvalidInput) if there is no such signal. Source: mq_notify(3).
+    /// [`InUse`](crate::ErrorKind::InUse) if a process, this one too, is registered already;
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if there is no such signal. Source: mq_notify(3).
     pub fn notify(&self, signal: i32) -> Result<()> {
         // SAFETY: sigevent is made of numbers and a pointer, for which zero is a value.
         let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
@@ -430,7 +185,7 @@ impl Queue {
     /// Ends the registration of this process, if there is one.
     ///
     /// # Errors
-    /// [`Mismatch`](ErrorKind::Mismatch) if the descriptor is not a queue.
+    /// [`Mismatch`](crate::ErrorKind::Mismatch) if the descriptor is not a queue.
     pub fn cancel_notify(&self) -> Result<()> {
         self.register(ptr::null())
     }
@@ -583,72 +338,4 @@ fn last_errno() -> Errno {
 fn no_attributes() -> libc::mq_attr {
     // SAFETY: mq_attr is made of numbers, for which zero is a value.
     unsafe { std::mem::zeroed() }
-}
-
-/// The name as the C library takes it. It wants the slash, and hands on the rest to the kernel.
-fn checked(operation: &'static str, name: &OsStr) -> Result<CString> {
-    if name.as_bytes().first() != Some(&b'/') {
-        return Err(named(operation, name, Errno::INVAL));
-    }
-    CString::new(name.as_bytes())
-        .map_err(|_| named(operation, name, Errno::INVAL).because("the name has a NUL byte in it"))
-}
-
-/// The error of an operation on a name, with what is wrong with the name, if that is it.
-#[cold]
-fn named(operation: &'static str, name: &OsStr, errno: Errno) -> Error {
-    let error = Error::os(operation, errno).on(Mechanism::PosixMq).object(format!("{name:?}"));
-    let Some(rest) = name.as_bytes().strip_prefix(b"/") else {
-        return error.because("the name of a queue begins with a slash");
-    };
-    match errno {
-        Errno::NOENT if rest.is_empty() => error
-            .of_kind(ErrorKind::InvalidInput)
-            .because("the name of a queue goes on after its slash"),
-        Errno::NOENT => error.because("no queue of this IPC namespace has this name"),
-        Errno::ACCESS if rest.contains(&b'/') || rest == b"." || rest == b".." => error
-            .of_kind(ErrorKind::InvalidInput)
-            .because("the name of a queue has one slash, at its beginning, and is not a dot"),
-        Errno::NAMETOOLONG => {
-            error.because(format!("it has {} bytes after the slash, of at most 255", rest.len()))
-        }
-        Errno::MFILE => {
-            let limit = getrlimit(Resource::Nofile).current;
-            let limit = limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string());
-            error
-                .because(format!(
-                    "all descriptors of this process are in use (RLIMIT_NOFILE {limit})"
-                ))
-                .fix("close some, or raise it with `ulimit -n`")
-        }
-        Errno::NOSYS => {
-            error.because("this kernel has no POSIX message queues (CONFIG_POSIX_MQUEUE)")
-        }
-        _ => error,
-    }
-}
-
-fn error_over_sysctl(
-    error: Error,
-    what: &str,
-    asked: usize,
-    file: &str,
-    max: usize,
-    hard: usize,
-) -> Error {
-    error
-        .of_kind(ErrorKind::LimitReached)
-        .because(format!("{asked} {what} are more than /proc/sys/fs/mqueue/{file} ({max}) allows"))
-        .fix(format!("ask for less, or raise it (to {hard} at most)"))
-}
-
-/// Whether this process can open one more descriptor: EMFILE of `mq_open` also means that the
-/// queues of the user are too large. It asks the kernel, which alone knows.
-fn descriptors_are_left() -> bool {
-    !matches!(eventfd(0, EventfdFlags::CLOEXEC), Err(Errno::MFILE))
-}
-
-/// One of the settings of POSIX queues of this IPC namespace, where /proc shows it.
-fn sysctl(file: &str) -> Option<usize> {
-    fs::read_to_string(format!("/proc/sys/fs/mqueue/{file}")).ok()?.trim().parse().ok()
 }

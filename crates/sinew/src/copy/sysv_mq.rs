@@ -44,14 +44,9 @@
 #![allow(unsafe_code, reason = "neither std nor rustix has System V queues; libc does")]
 
 use std::ffi::{c_int, c_long};
-use std::fmt;
-use std::fs;
 use std::io;
 use std::ops::Deref;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime};
 
 use rustix::io::Errno;
 
@@ -60,186 +55,13 @@ use crate::mechanism::Mechanism;
 use crate::wait::{Mode, Receives, Sends, Wait, drive_by_naps};
 
 mod message;
+mod options;
+mod status;
 
 pub use message::Message;
 use message::{STACK, body_of, in_kept_room, on_stack};
-
-/// The number by which unrelated processes find the same queue.
-///
-/// ```
-/// use sinew::sysv_mq::Key;
-///
-/// let agreed = Key::new(0x5157_0001);
-/// assert_eq!(agreed.to_string(), "key 0x51570001");
-/// let of_a_file = Key::ftok("/etc/passwd", b'q')?;
-/// assert_eq!(of_a_file.get() >> 24, i32::from(b'q'));
-/// # Ok::<(), sinew::Error>(())
-/// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Key(i32);
-
-impl Key {
-    /// No number (IPC_PRIVATE): every queue made with it is another one, found only by its id.
-    pub const PRIVATE: Self = Self(libc::IPC_PRIVATE);
-
-    /// This number. Zero is [`PRIVATE`](Self::PRIVATE).
-    #[must_use]
-    pub const fn new(number: i32) -> Self {
-        Self(number)
-    }
-
-    /// The number that ftok(3) makes of a file and a project, bit for bit as the C library does: the
-    /// low 16 bits of the inode, the low 8 of the device, the project. So two files can have the
-    /// same one, and a file that is written anew under its name has another.
-    ///
-    /// # Errors
-    /// When the file is not there or cannot be looked at.
-    pub fn ftok(path: impl AsRef<Path>, project: u8) -> Result<Self> {
-        let path = path.as_ref();
-        let file = fs::metadata(path).map_err(|e| {
-            let errno = Errno::from_io_error(&e).unwrap_or(Errno::IO);
-            Error::os("make a key (ftok)", errno).on(Mechanism::SysvMq).object(format!("{path:?}"))
-        })?;
-        let [inode_0, inode_1, ..] = file.ino().to_le_bytes();
-        let [device, ..] = file.dev().to_le_bytes();
-        Ok(Self(i32::from_le_bytes([inode_0, inode_1, device, project])))
-    }
-
-    /// The number.
-    #[must_use]
-    pub const fn get(self) -> i32 {
-        self.0
-    }
-}
-
-impl fmt::Display for Key {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match *self {
-            Self::PRIVATE => f.write_str("private key"),
-            Self(number) => write!(f, "key {number:#010x}"),
-        }
-    }
-}
-
-/// How to create or open a queue.
-///
-/// ```
-/// use sinew::ErrorKind;
-/// use sinew::sysv_mq::{Key, Options};
-///
-/// let key = Key::new(0x5157_0000 | (std::process::id() as i32 & 0xffff));
-/// let queue = Options::new().capacity(4096).create(key)?.remove_on_drop();
-/// assert_eq!(Options::new().open(key)?.id(), queue.id());
-/// assert_eq!(Options::new().create(key).unwrap_err().kind(), ErrorKind::AlreadyExists);
-/// # Ok::<(), sinew::Error>(())
-/// ```
-#[derive(Clone, Debug)]
-pub struct Options {
-    mode: u32,
-    capacity: Option<usize>,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl Options {
-    /// Mode 0600 and the host's default capacity.
-    #[must_use]
-    pub const fn new() -> Self {
-        Self { mode: 0o600, capacity: None }
-    }
-
-    /// The permission bits of a new queue: 4 to receive and to look, 2 to send. The umask has no
-    /// say.
-    #[must_use]
-    pub const fn mode(mut self, mode: u32) -> Self {
-        self.mode = mode;
-        self
-    }
-
-    /// How many bytes of messages a new queue holds before it is full (`msg_qbytes`), which is also
-    /// how many messages. More than `/proc/sys/kernel/msgmnb` takes CAP_SYS_RESOURCE.
-    #[must_use]
-    pub const fn capacity(mut self, bytes: usize) -> Self {
-        self.capacity = Some(bytes);
-        self
-    }
-
-    /// Creates a queue under a number that must not have one yet.
-    ///
-    /// # Errors
-    /// [`AlreadyExists`](ErrorKind::AlreadyExists); [`LimitReached`](ErrorKind::LimitReached), the
-    /// limit named.
-    pub fn create(&self, key: Key) -> Result<Queue> {
-        let queue = self.get("create", key, libc::IPC_CREAT | libc::IPC_EXCL)?;
-        if let Some(capacity) = self.capacity
-            && let Err(error) = queue.set_capacity(capacity)
-        {
-            let _ = queue.remove();
-            return Err(error);
-        }
-        Ok(queue)
-    }
-
-    /// Opens the queue that has the number. Whether this process may send and receive shows when it
-    /// does.
-    ///
-    /// # Errors
-    /// [`NotFound`](ErrorKind::NotFound).
-    pub fn open(&self, key: Key) -> Result<Queue> {
-        if key == Key::PRIVATE {
-            return Err(Error::new(ErrorKind::InvalidInput, "open")
-                .on(Mechanism::SysvMq)
-                .object(key)
-                .because("a private queue has no number to find it by")
-                .fix("hand over its id, and use `Queue::from_id`"));
-        }
-        self.get("open", key, 0)
-    }
-
-    /// Opens the queue that has the number, or creates it. One that exists keeps its mode and
-    /// capacity.
-    ///
-    /// # Errors
-    /// As those of [`create`](Self::create) and [`open`](Self::open).
-    pub fn open_or_create(&self, key: Key) -> Result<Queue> {
-        loop {
-            // Only who has created it may set its capacity, so the two are told apart.
-            match self.create(key) {
-                Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
-                done => return done,
-            }
-            match self.open(key) {
-                // Somebody removed it in between, so it can be created now.
-                Err(e) if matches!(e.kind(), ErrorKind::NotFound | ErrorKind::Closed) => {}
-                done => return done,
-            }
-        }
-    }
-
-    fn get(&self, operation: &'static str, key: Key, flags: c_int) -> Result<Queue> {
-        let mode = if flags == 0 { 0 } else { c_int::try_from(self.mode & 0o777).unwrap_or(0) };
-        // SAFETY: msgget takes numbers only.
-        let id = unsafe { libc::msgget(key.0, flags | mode) };
-        if id >= 0 {
-            return Ok(Queue::from_id(id));
-        }
-        let errno = last_errno();
-        let error = Error::os(operation, errno).on(Mechanism::SysvMq).object(key);
-        Err(match errno {
-            Errno::NOENT => error.because("no queue of this IPC namespace has it"),
-            Errno::NOSPC => error
-                .of_kind(ErrorKind::LimitReached)
-                .because(format!("all of {} queues exist", sysctl("msgmni")))
-                .fix("raise it, or remove queues that nobody uses (`ipcs -q`, `ipcrm -q ID`)"),
-            Errno::NOSYS => error.because("this kernel has no System V IPC (CONFIG_SYSVIPC)"),
-            _ => error,
-        })
-    }
-}
+pub use options::{Key, Options};
+pub use status::Status;
 
 /// A queue, by its id. Dropping it does nothing to the queue; clones are the same queue.
 ///
@@ -280,35 +102,6 @@ pub struct Received {
     pub len: usize,
     /// Its type.
     pub mtype: c_long,
-}
-
-/// What a queue is and holds, and who used it (IPC_STAT).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Status {
-    /// Its number.
-    pub key: Key,
-    /// The user and the group that own it.
-    pub owner: (u32, u32),
-    /// The user and the group that created it.
-    pub creator: (u32, u32),
-    /// Its permission bits.
-    pub mode: u32,
-    /// How many messages are in it.
-    pub messages: usize,
-    /// How many bytes these have.
-    pub bytes: usize,
-    /// How many bytes it can hold.
-    pub capacity: usize,
-    /// When something was last sent, to the second.
-    pub last_send: Option<SystemTime>,
-    /// When something was last received, to the second.
-    pub last_recv: Option<SystemTime>,
-    /// When it was created, or its owner, mode or capacity last set, to the second.
-    pub changed: Option<SystemTime>,
-    /// The process that last sent; it may be gone.
-    pub last_sender: Option<u32>,
-    /// The process that last received; it may be gone.
-    pub last_receiver: Option<u32>,
 }
 
 impl Queue {
@@ -405,98 +198,6 @@ impl Queue {
     #[must_use]
     pub fn remove_on_drop(self) -> Owned {
         Owned { queue: self, keep: false }
-    }
-
-    /// What it is and holds. Takes the permission to receive.
-    ///
-    /// # Errors
-    /// [`Closed`](ErrorKind::Closed) if it was removed;
-    /// [`PermissionDenied`](ErrorKind::PermissionDenied).
-    #[allow(clippy::useless_conversion, reason = "the mode is as wide only on some architectures")]
-    pub fn status(&self) -> Result<Status> {
-        let raw = self.stat().map_err(|errno| self.error("look at", errno))?;
-        let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-        // Zero says never.
-        let time = |t: libc::time_t| {
-            let seconds = u64::try_from(t).ok().filter(|t| *t != 0)?;
-            SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
-        };
-        let process = |pid: libc::pid_t| u32::try_from(pid).ok().filter(|pid| *pid != 0);
-        let perm = &raw.msg_perm;
-        Ok(Status {
-            key: Key(perm.__key),
-            owner: (perm.uid, perm.gid),
-            creator: (perm.cuid, perm.cgid),
-            mode: u32::from(perm.mode) & 0o777,
-            messages: size(raw.msg_qnum),
-            bytes: size(raw.__msg_cbytes),
-            capacity: size(raw.msg_qbytes),
-            last_send: time(raw.msg_stime),
-            last_recv: time(raw.msg_rtime),
-            changed: time(raw.msg_ctime),
-            last_sender: process(raw.msg_lspid),
-            last_receiver: process(raw.msg_lrpid),
-        })
-    }
-
-    /// Sets how many bytes it can hold. Takes ownership, and CAP_SYS_RESOURCE for more than
-    /// `/proc/sys/kernel/msgmnb`. What is in it stays, even if that is more.
-    ///
-    /// # Errors
-    /// [`LimitReached`](ErrorKind::LimitReached) above that limit; see [`remove`](Self::remove).
-    pub fn set_capacity(&self, bytes: usize) -> Result<()> {
-        const OPERATION: &str = "set the capacity";
-        self.fits.store(0, Ordering::Relaxed);
-        self.set(OPERATION, |raw| raw.msg_qbytes = bytes as libc::msglen_t).map_err(|error| {
-            let max = sysctl_value("msgmnb");
-            if error.raw_os_error() == Some(libc::EPERM) && max.is_some_and(|max| bytes > max) {
-                error
-                    .of_kind(ErrorKind::LimitReached)
-                    .because(format!("{bytes} bytes are more than {} allows", sysctl("msgmnb")))
-                    .fix("ask for less, or raise it")
-            } else {
-                error
-            }
-        })
-    }
-
-    /// Sets its permission bits.
-    ///
-    /// # Errors
-    /// See [`remove`](Self::remove).
-    pub fn set_mode(&self, mode: u32) -> Result<()> {
-        self.set("set the mode", |raw| raw.msg_perm.mode = (mode & 0o777) as _)
-    }
-
-    /// Gives it to another user and group.
-    ///
-    /// # Errors
-    /// See [`remove`](Self::remove).
-    pub fn set_owner(&self, user: u32, group: u32) -> Result<()> {
-        self.set("set the owner", |raw| {
-            raw.msg_perm.uid = user;
-            raw.msg_perm.gid = group;
-        })
-    }
-
-    fn stat(&self) -> std::result::Result<libc::msqid_ds, Errno> {
-        // SAFETY: msqid_ds is made of numbers, for which zero is a value.
-        let mut raw: libc::msqid_ds = unsafe { std::mem::zeroed() };
-        // SAFETY: the kernel fills `raw`, which is borrowed for the call.
-        match unsafe { libc::msgctl(self.id, libc::IPC_STAT, &raw mut raw) } {
-            0 => Ok(raw),
-            _ => Err(last_errno()),
-        }
-    }
-
-    fn set(&self, operation: &'static str, change: impl FnOnce(&mut libc::msqid_ds)) -> Result<()> {
-        let mut raw = self.stat().map_err(|errno| self.error(operation, errno))?;
-        change(&mut raw);
-        // SAFETY: the kernel reads `raw`, which is whole and borrowed for the call.
-        match unsafe { libc::msgctl(self.id, libc::IPC_SET, &raw mut raw) } {
-            0 => Ok(()),
-            _ => Err(self.error(operation, last_errno())),
-        }
     }
 
     #[cold]
@@ -835,17 +536,4 @@ fn longest() -> usize {
 #[cold]
 fn last_errno() -> Errno {
     Errno::from_raw_os_error(io::Error::last_os_error().raw_os_error().unwrap_or(0))
-}
-
-/// One of the settings of this IPC namespace, where /proc shows it.
-fn sysctl_value(file: &str) -> Option<usize> {
-    fs::read_to_string(format!("/proc/sys/kernel/{file}")).ok()?.trim().parse().ok()
-}
-
-/// `/proc/sys/kernel/msgmni (32000)`.
-fn sysctl(file: &str) -> String {
-    match sysctl_value(file) {
-        Some(value) => format!("/proc/sys/kernel/{file} ({value})"),
-        None => format!("/proc/sys/kernel/{file}"),
-    }
 }
