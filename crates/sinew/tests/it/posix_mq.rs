@@ -48,10 +48,12 @@ pub(crate) const TESTS: &[Test] = tests![
     a_stopped_receiver_makes_the_sender_time_out,
     many_senders_and_receivers_lose_and_double_nothing,
     an_unlinked_queue_goes_on,
+    another_user_is_refused,
+    a_kernel_without_queues_says_so,
     a_message_takes_one_system_call,
 ];
 pub(crate) const ROLES: &[Role] =
-    roles![receiver, echo, blocked_receiver, flood, worker, registrant];
+    roles![receiver, echo, blocked_receiver, flood, worker, registrant, stranger];
 
 /// A name of this test process alone, unlinked at the end.
 struct Name(String);
@@ -849,6 +851,87 @@ fn an_unlinked_queue_goes_on() -> Result<(), Skip> {
     let new = Options::new().depth(1).message_bytes(8).create(&name.0).unwrap();
     new.send(b"new").unwrap();
     assert_eq!(queue.try_recv(&mut [0; 8]), Err(RecvError::Empty));
+    Ok(())
+}
+
+fn another_user_is_refused() -> Result<(), Skip> {
+    if !rustix::process::geteuid().is_root() {
+        return skip("only root can become another user");
+    }
+    let name = Name::new("secret");
+    let queue = Options::new().depth(1).message_bytes(8).create(&name.0).unwrap();
+    let peer = Peer::spawn("posix_mq::stranger");
+    peer.say(&name.0);
+    peer.expect("Send PermissionDenied, Receive PermissionDenied, unlink PermissionDenied");
+    // Who may only send may not receive, nor take the name away.
+    rustix::fs::fchmod(&queue, rustix::fs::Mode::from_raw_mode(0o602)).unwrap();
+    peer.say(&name.0);
+    peer.expect("Send ok, Receive PermissionDenied, unlink PermissionDenied");
+    peer.join();
+    assert_eq!(queue.try_recv(&mut [0; 8]).unwrap().len, 1);
+    Ok(())
+}
+
+fn stranger(link: &Link) {
+    become_nobody();
+    for _ in 0..2 {
+        let name = link.hear();
+        let words = |result: sinew::Result<()>| match result {
+            Ok(()) => "ok".to_owned(),
+            Err(error) => format!("{:?}", error.kind()),
+        };
+        let send = Options::new().access(Access::Send).open(&name).map(|queue| {
+            queue.try_send(b"x").unwrap();
+        });
+        let receive = Options::new().access(Access::Receive).open(&name).map(drop);
+        let unlink = posix_mq::unlink(&name);
+        let [send, receive, unlink] = [send, receive, unlink].map(words);
+        link.say(format!("Send {send}, Receive {receive}, unlink {unlink}"));
+    }
+}
+
+/// Turns this process, which has one thread and is root's, into one of a user without any rights.
+pub(crate) fn become_nobody() {
+    let nobody = 65534;
+    // SAFETY: an empty list of groups, and this process has one thread.
+    assert_eq!(unsafe { libc::setgroups(0, std::ptr::null()) }, 0);
+    // SAFETY: numbers only.
+    assert_eq!(unsafe { libc::setresgid(nobody, nobody, nobody) }, 0);
+    // SAFETY: numbers only.
+    assert_eq!(unsafe { libc::setresuid(nobody, nobody, nobody) }, 0);
+}
+
+/// Makes one system call of this process fail with ENOSYS from now on, by a filter.
+pub(crate) fn without(call: i64) {
+    let refuse = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned();
+    let statement =
+        |code: u32, k, jt, jf| libc::sock_filter { code: u16::try_from(code).unwrap(), jt, jf, k };
+    let mut program = [
+        // The number of the call stands first in the data of the filter.
+        statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
+        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, u32::try_from(call).unwrap(), 0, 1),
+        statement(libc::BPF_RET | libc::BPF_K, refuse, 0, 0),
+        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0),
+    ];
+    let program = libc::sock_fprog { len: 4, filter: program.as_mut_ptr() };
+    rustix::thread::set_no_new_privs(true).unwrap();
+    let (set, filter) = (libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER);
+    // SAFETY: the kernel copies the four statements, which live until the call is over.
+    let done = unsafe { libc::prctl(set, filter, &raw const program) };
+    assert_eq!(done, 0);
+}
+
+fn a_kernel_without_queues_says_so() -> Result<(), Skip> {
+    without(libc::SYS_mq_open);
+    let all = [
+        Options::new().create("/a").unwrap_err(),
+        Options::new().open("/a").unwrap_err(),
+        Options::new().open_or_create("/a").unwrap_err(),
+    ];
+    for error in all {
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("CONFIG_POSIX_MQUEUE"), "{error}");
+    }
     Ok(())
 }
 

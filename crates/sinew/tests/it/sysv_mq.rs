@@ -11,7 +11,7 @@ use sinew::wait::{Interrupt, Receives, Sends, Wait};
 use sinew::{ErrorKind, RecvError, SendError};
 use sinew_testkit::{Link, Peer, Role, Skip, Test, census, roles, scratch, skip, steps, tests};
 
-use crate::posix_mq::{alone, in_call};
+use crate::posix_mq::{alone, become_nobody, in_call, without};
 
 pub(crate) const TESTS: &[Test] = tests![
     ftok_is_what_the_c_library_computes,
@@ -34,6 +34,8 @@ pub(crate) const TESTS: &[Test] = tests![
     cutting_takes_the_message_and_says_so,
     peeking_leaves_the_message,
     long_messages_arrive_whole,
+    messages_beyond_the_stack_arrive_whole_and_by_one_call,
+    a_kernel_without_queues_says_so,
     a_message_with_its_type_needs_no_copy,
     a_removed_queue_is_closed,
     removal_closes_a_blocked_receiver_and_sender,
@@ -472,6 +474,71 @@ fn long_messages_arrive_whole() -> Result<(), Skip> {
     Ok(())
 }
 
+fn messages_beyond_the_stack_arrive_whole_and_by_one_call() -> Result<(), Skip> {
+    alone()?;
+    for (file, bytes) in [("msgmax", 1 << 21), ("msgmnb", 1 << 23)] {
+        let file = format!("/proc/sys/kernel/{file}");
+        if let Err(e) = std::fs::write(file, (bytes as usize).to_string()) {
+            return skip(format!("the limit cannot be raised: {e}"));
+        }
+    }
+    let queue = queue();
+    let mut buf = vec![0; 1 << 21];
+    for length in [8191, 8192, 8193, 65_536, 1 << 20, (1 << 20) + 1, 1 << 21, 100] {
+        let message: Vec<u8> = (0..length).map(|i| (i % 251) as u8).collect();
+        queue.of_type(3).send(&message).unwrap();
+        queue.of_type(4).send(&message).unwrap();
+        // A handle that does not know yet how long messages can be, and one that does.
+        for queue in [&Queue::from_id(queue.id()), &*queue] {
+            if length > 8193 {
+                let small = RecvError::TooSmall { needed: None, lost: false };
+                assert_eq!(queue.recv(&mut buf[..8193]), Err(small));
+                assert_eq!(queue.recv(&mut buf[..100]), Err(small));
+            }
+            assert_eq!(queue.peek(0, &mut buf).unwrap().len, length);
+            let got = queue.recv(&mut buf).unwrap();
+            assert_eq!(got.len, length);
+            assert!(buf[..length] == message, "{length}");
+            buf.fill(0xAA);
+        }
+    }
+    let cut = RecvError::TooSmall { needed: None, lost: true };
+    queue.send(&vec![1; 65_536]).unwrap();
+    assert_eq!(queue.cutting().recv(&mut buf[..65_535]), Err(cut));
+    assert!(buf[..65_535].iter().all(|b| *b == 1));
+
+    // Stepping through a copy takes a step a byte, so only the sent message is long, and just so.
+    let long = vec![1; 8193];
+    for _ in 0..4 {
+        queue.of_type(2).send(b"short").unwrap();
+    }
+    let operations: [(i64, &mut dyn FnMut()); 2] = [
+        (libc::SYS_msgsnd, &mut || queue.send(&long).unwrap()),
+        (libc::SYS_msgrcv, &mut || assert_eq!(queue.of_type(2).recv(&mut buf).unwrap().len, 5)),
+    ];
+    for (number, operation) in operations {
+        // Elsewhere there is no stepper.
+        let Ok(steps) = steps::measure(1, operation) else { return Ok(()) };
+        let calls: Vec<_> = steps.calls.iter().map(|c| c.number).collect();
+        assert_eq!(calls, [number]);
+    }
+    Ok(())
+}
+
+fn a_kernel_without_queues_says_so() -> Result<(), Skip> {
+    without(libc::SYS_msgget);
+    let all = [
+        Options::new().create(Key::PRIVATE).unwrap_err(),
+        Options::new().open(key(9)).unwrap_err(),
+        Options::new().open_or_create(key(9)).unwrap_err(),
+    ];
+    for error in all {
+        assert_eq!(error.kind(), ErrorKind::Unsupported);
+        assert!(error.to_string().contains("CONFIG_SYSVIPC"), "{error}");
+    }
+    Ok(())
+}
+
 fn a_message_with_its_type_needs_no_copy() -> Result<(), Skip> {
     let queue = queue();
     let mut message = Message::new(13);
@@ -764,13 +831,7 @@ fn another_user_is_refused() -> Result<(), Skip> {
 }
 
 fn stranger(link: &Link) {
-    let nobody = 65534;
-    // SAFETY: an empty list of groups, and this process has one thread.
-    assert_eq!(unsafe { libc::setgroups(0, std::ptr::null()) }, 0);
-    // SAFETY: numbers only.
-    assert_eq!(unsafe { libc::setresgid(nobody, nobody, nobody) }, 0);
-    // SAFETY: numbers only.
-    assert_eq!(unsafe { libc::setresuid(nobody, nobody, nobody) }, 0);
+    become_nobody();
     for _ in 0..2 {
         let queue = Queue::from_id(link.hear().parse().unwrap());
         link.say(format!(
