@@ -195,7 +195,7 @@ pub(crate) fn drive<T>(
 
 /// Runs `attempt` for what cannot be polled (System V queues): looks again after naps that grow
 /// from 20 us to 1 ms, which is also the most that a bounded wait can be late.
-#[inline]
+#[inline(always)]
 pub(crate) fn drive_by_naps<T>(
     wait: Wait<'_>,
     mut attempt: impl FnMut(Mode) -> Result<T, Errno>,
