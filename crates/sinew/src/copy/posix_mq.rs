@@ -213,11 +213,11 @@ impl Queue {
     #[inline]
     fn send_as(&self, data: &[u8], priority: u32, wait: Wait<'_>) -> Result<(), SendError> {
         drive(self.0.as_fd(), PollFlags::OUT, wait, |mode| {
-            let (bytes, timeout) = (data.as_ptr().cast(), timeout(mode));
-            // SAFETY: the kernel reads `data.len()` bytes of `data`, and `timeout` is null or a
-            // static timespec.
-            let done =
-                unsafe { libc::mq_timedsend(self.raw(), bytes, data.len(), priority, timeout) };
+            let (bytes, len, timeout) = (data.as_ptr(), data.len(), timeout(mode));
+            let call = libc::SYS_mq_timedsend;
+            // SAFETY: the kernel reads `len` bytes of `data`, and `timeout` is null or a static
+            // timespec.
+            let done = unsafe { libc::syscall(call, self.raw(), bytes, len, priority, timeout) };
             if done == 0 { Ok(()) } else { Err(refusal(mode)) }
         })
         .map_err(|stop| self.send_error(stop))
@@ -259,13 +259,13 @@ impl Receives for Queue {
     #[inline]
     fn recv_wait(&self, buf: &mut [u8], wait: Wait<'_>) -> Result<Received, RecvError> {
         drive(self.0.as_fd(), PollFlags::IN, wait, |mode| {
-            let (bytes, timeout) = (buf.as_mut_ptr().cast(), timeout(mode));
-            let mut priority = 0;
+            let (bytes, len, timeout) = (buf.as_mut_ptr(), buf.len(), timeout(mode));
+            let mut priority = 0_u32;
             let put = &raw mut priority;
-            // SAFETY: the kernel writes at most `buf.len()` bytes into `buf` and one number to
-            // `put`, both borrowed for the call; `timeout` is null or a static timespec.
-            let count =
-                unsafe { libc::mq_timedreceive(self.raw(), bytes, buf.len(), put, timeout) };
+            let call = libc::SYS_mq_timedreceive;
+            // SAFETY: the kernel writes at most `len` bytes into `buf` and one number to `put`,
+            // both borrowed for the call; `timeout` is null or a static timespec.
+            let count = unsafe { libc::syscall(call, self.raw(), bytes, len, put, timeout) };
             match usize::try_from(count) {
                 Ok(len) => Ok(Received { len, priority }),
                 Err(_) => Err(refusal(mode)),
@@ -309,7 +309,11 @@ impl Sends for Priority<'_> {
     }
 }
 
+// The calls on messages are not the C library's functions, which in a program with threads turn on
+// the cancellation of threads and off again around each call, with a locked instruction each.
+
 /// A time long past: with it the kernel looks once and does not sleep, whatever the clock says.
+/// Zero is the same for a kernel that takes shorter numbers than the C library.
 static PAST: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 0 };
 
 /// For ever is no time-out at all, so that the wait is the kernel's own.

@@ -213,7 +213,9 @@ impl Queue {
         }
     }
 
-    #[inline]
+    /// Not inlined, so that the room for a message is in no frame of the caller. The same goes for
+    /// [`recv_as`](Self::recv_as).
+    #[inline(never)]
     fn send_as(&self, data: &[u8], mtype: c_long, wait: Wait<'_>) -> Result<(), SendError> {
         self.check_size(data.len())?;
         if data.len() <= STACK {
@@ -250,12 +252,12 @@ impl Queue {
     fn send_from(&self, from: *const c_long, len: usize, wait: Wait<'_>) -> Result<(), Stop> {
         drive_by_naps(wait, |mode| {
             // SAFETY: the callers in this file have a long and `len` bytes at `from`, all written.
-            let done = unsafe { libc::msgsnd(self.id, from.cast(), len, no_wait(mode)) };
+            let done = unsafe { msgsnd(self.id, from, len, no_wait(mode)) };
             if done == 0 { Ok(()) } else { Err(last_errno()) }
         })
     }
 
-    #[inline]
+    #[inline(never)]
     fn recv_as(
         &self,
         buf: &mut [u8],
@@ -263,25 +265,34 @@ impl Queue {
         flags: c_int,
         wait: Wait<'_>,
     ) -> Result<Received, RecvError> {
-        let cut = flags & libc::MSG_NOERROR != 0;
-        // One byte more than wanted shows that a message was cut.
-        let room = buf.len().saturating_add(usize::from(cut));
-        let known = self.fits.load(Ordering::Relaxed);
-        let got = if room <= STACK || (known <= STACK && !cut) {
-            // The buffer may be large, but most likely no message is.
-            let short = room.min(STACK);
-            match on_stack(|at| self.recv_through(at, short, buf, mtype, flags, wait)) {
-                Err(Stop::Os(libc::E2BIG)) if short < room => {
-                    // The next call shall know. If the queue is gone this one says so, too.
-                    let _ = self.look(0);
-                    self.recv_long(room, buf, mtype, flags, wait)
-                }
-                got => got,
-            }
-        } else {
-            self.recv_long(room, buf, mtype, flags, wait)
+        let room = buf.len();
+        if room > STACK && self.fits.load(Ordering::Relaxed) > STACK {
+            return self.recv_long(room, buf, mtype, flags, wait).map_err(recv_error);
         }
-        .map_err(recv_error)?;
+        // The buffer may be large, but most likely no message is.
+        let short = room.min(STACK);
+        match on_stack(|at| self.recv_through(at, short, buf, mtype, flags, wait)) {
+            Ok(got) => Ok(got),
+            Err(Stop::Os(libc::E2BIG)) if short < room => {
+                // The next call shall know. If the queue is gone this one says so, too.
+                let _ = self.look(0);
+                self.recv_long(room, buf, mtype, flags, wait).map_err(recv_error)
+            }
+            Err(stop) => Err(recv_error(stop)),
+        }
+    }
+
+    /// Receives a message that may be longer than `buf`, in which case the rest of it is lost.
+    fn recv_cut(
+        &self,
+        buf: &mut [u8],
+        mtype: c_long,
+        flags: c_int,
+        wait: Wait<'_>,
+    ) -> Result<Received, RecvError> {
+        // One byte more than wanted shows that a message was cut.
+        let room = buf.len().saturating_add(1);
+        let got = self.recv_long(room, buf, mtype, flags, wait).map_err(recv_error)?;
         if got.len > buf.len() {
             return Err(RecvError::TooSmall { needed: None, lost: true });
         }
@@ -301,7 +312,7 @@ impl Queue {
     }
 
     /// Receives a message of at most `room` bytes to `at`, and copies it to `buf` as far as it goes.
-    #[inline]
+    #[inline(always)]
     fn recv_through(
         &self,
         at: *mut c_long,
@@ -333,7 +344,7 @@ impl Queue {
         drive_by_naps(wait, |mode| {
             let flags = flags | no_wait(mode);
             // SAFETY: the callers in this file own a long and `room` bytes at `at`.
-            let count = unsafe { libc::msgrcv(self.id, at.cast(), room, mtype, flags) };
+            let count = unsafe { msgrcv(self.id, at, room, mtype, flags) };
             usize::try_from(count).map_err(|_| match last_errno() {
                 Errno::NOMSG => Errno::AGAIN,
                 errno => errno,
@@ -478,7 +489,11 @@ impl Receives for Filter<'_> {
 
     #[inline]
     fn recv_wait(&self, buf: &mut [u8], wait: Wait<'_>) -> Result<Received, RecvError> {
-        self.queue.recv_as(buf, self.mtype, self.flags, wait)
+        if self.flags & libc::MSG_NOERROR != 0 {
+            self.queue.recv_cut(buf, self.mtype, self.flags, wait)
+        } else {
+            self.queue.recv_as(buf, self.mtype, self.flags, wait)
+        }
     }
 }
 
@@ -512,6 +527,42 @@ impl Drop for Owned {
             // It may be removed already; nobody is there to be told.
             let _ = self.queue.remove();
         }
+    }
+}
+
+/// msgsnd(2). Not the C library's function, which in a program with threads turns on the
+/// cancellation of threads and off again around the call, with a locked instruction each. (Some
+/// architectures have no call of their own for it.)
+///
+/// # Safety
+/// A long and `len` bytes after it are initialised at `from`.
+#[inline]
+unsafe fn msgsnd(id: i32, from: *const c_long, len: usize, flags: c_int) -> c_long {
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    // SAFETY: the caller keeps what the call asks for.
+    unsafe {
+        libc::syscall(libc::SYS_msgsnd, id, from, len, flags)
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    // SAFETY: as above.
+    c_long::from(unsafe { libc::msgsnd(id, from.cast(), len, flags) })
+}
+
+/// msgrcv(2), as [`msgsnd`].
+///
+/// # Safety
+/// A long and `room` bytes after it can be written at `at`.
+#[inline]
+unsafe fn msgrcv(id: i32, at: *mut c_long, room: usize, mtype: c_long, flags: c_int) -> c_long {
+    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+    // SAFETY: the caller keeps what the call asks for.
+    unsafe {
+        libc::syscall(libc::SYS_msgrcv, id, at, room, mtype, flags)
+    }
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    // SAFETY: as above.
+    unsafe {
+        libc::msgrcv(id, at.cast(), room, mtype, flags) as c_long
     }
 }
 
