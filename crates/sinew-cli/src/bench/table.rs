@@ -1,0 +1,633 @@
+//! A report as tables to be read.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use sinew::Mechanism;
+use sinew_bench::report::{Row, Skipped, Usage, WaitKind};
+use sinew_bench::settings::shares_pages;
+use sinew_bench::{Placement, Report, Work};
+
+use super::words;
+use crate::output::{Look, wrap};
+use crate::quantity::{frequency, memory, number, rate, time};
+use crate::size::Size;
+
+/// Sizes side by side in one table; more of them go into another one below.
+const SIDE_BY_SIDE: usize = 4;
+
+/// One cell: what it says, how good it is, and which notes speak against it.
+#[derive(Default)]
+struct Cell {
+    text: String,
+    /// The less the better; none where it does not compete.
+    cost: Option<f64>,
+    notes: Vec<usize>,
+    wrong: bool,
+}
+
+/// One table: a heading, the names of its columns, and a line for each mechanism.
+struct Table {
+    heading: String,
+    about: String,
+    columns: Vec<String>,
+    lines: Vec<(String, Vec<Cell>)>,
+}
+
+/// The doubts of a report, each once, numbered in the order in which a reader meets them.
+#[derive(Default)]
+struct Notes(Vec<(String, String, bool)>);
+
+/// Rows that are shown together.
+#[derive(Clone, Copy, PartialEq)]
+struct Section {
+    shares: bool,
+    work: Work,
+    placement: Placement,
+    wait: Option<WaitKind>,
+}
+
+pub(crate) fn render(report: &Report, look: Look) -> String {
+    let mut out = header(report, look);
+    let mut notes = Notes::default();
+    for shares in [false, true] {
+        let sections = sections(report, shares);
+        if sections.is_empty() {
+            continue;
+        }
+        let title =
+            if shares { "SHARE  pages in two processes" } else { "COPY  bytes cross the kernel" };
+        let _ = write!(out, "\n{}\n", look.bold(title));
+        for section in sections {
+            for table in tables(report, section, &mut notes, look) {
+                out.push('\n');
+                draw(&table, look, &mut out);
+            }
+        }
+    }
+    let mut marks = String::new();
+    if !report.rows.is_empty() {
+        if !look.styled {
+            marks.push_str("* the best of its column. ");
+        }
+        marks.push_str("`sinew bench --help` explains the columns.");
+        let _ = write!(out, "\n{}\n", look.faint(&marks));
+    }
+    notes.render(look, &mut out);
+    skipped(report, look, &mut out);
+    failed(report, look, &mut out);
+    let sentences = words::sentences(report);
+    if !sentences.is_empty() {
+        let _ = write!(out, "\n{}\n", look.bold("In words"));
+    }
+    for sentence in sentences {
+        out.push_str(&wrap(&sentence, look.width.min(100), "- ", "  "));
+    }
+    out
+}
+
+fn header(report: &Report, look: Look) -> String {
+    let host = &report.host;
+    let cpus = if host.cpus == 1 { "1 CPU".to_owned() } else { format!("{} CPUs", host.cpus) };
+    let virtual_machine = host
+        .hypervisor
+        .as_ref()
+        .map_or(String::new(), |name| format!(", a virtual machine ({name})"));
+    let machine = format!(
+        "sinew {} on Linux {}, {}, {}, {cpus}, {}{virtual_machine}",
+        host.sinew,
+        host.kernel,
+        host.arch,
+        host.cpu,
+        memory(host.memory_bytes),
+    );
+    let mut out = wrap(&machine, look.width, "", "  ");
+    let used = &report.settings;
+    let mut method = format!(
+        "{} a row, {} interleaved round{}; every byte of every row was checked in a pass of its own.",
+        time(used.duration_ms as f64 * 1e6),
+        used.rounds,
+        if used.rounds == 1 { "" } else { "s" },
+    );
+    if report.rows.is_empty() {
+        method = "Nothing was measured.".to_owned();
+    }
+    if let Some(input) = &used.input {
+        let _ = write!(
+            method,
+            " Payload: {} ({} bytes, SHA-256 {}).",
+            input.path, input.bytes, input.sha256
+        );
+    }
+    out.push_str(&wrap(&method, look.width, "", "  "));
+    out
+}
+
+/// Whether a row belongs to those that share pages. A name from the future copies.
+fn shares(name: &str) -> bool {
+    name.parse::<Mechanism>().is_ok_and(shares_pages)
+}
+
+fn sections(report: &Report, wanted: bool) -> Vec<Section> {
+    let mut all: Vec<Section> = Vec::new();
+    for row in report.rows.iter().filter(|row| shares(&row.mechanism) == wanted) {
+        let section =
+            Section { shares: wanted, work: row.work, placement: row.placement, wait: row.wait };
+        if !all.contains(&section) {
+            all.push(section);
+        }
+    }
+    all.sort_by_key(|s| (s.work, s.placement, s.wait == Some(WaitKind::Blocking)));
+    all
+}
+
+fn tables(report: &Report, section: Section, notes: &mut Notes, look: Look) -> Vec<Table> {
+    let rows: Vec<&Row> = report
+        .rows
+        .iter()
+        .filter(|row| {
+            shares(&row.mechanism) == section.shares
+                && row.work == section.work
+                && row.placement == section.placement
+                && row.wait == section.wait
+        })
+        .collect();
+    if section.work == Work::Bulk {
+        return sizes(rows.iter().copied())
+            .into_iter()
+            .map(|size| bulk(report, section, size, &rows, notes))
+            .collect();
+    }
+    let failed = report.failed.iter().filter(|f| {
+        shares(&f.mechanism) == section.shares
+            && f.work == section.work
+            && f.placement.is_none_or(|p| p == section.placement)
+    });
+    let mut sizes = sizes(rows.iter().copied());
+    sizes.extend(failed.map(|f| f.size));
+    sizes.sort_unstable();
+    sizes.dedup();
+    // As many sizes side by side as there is room for.
+    let mut count = SIDE_BY_SIDE;
+    loop {
+        let chunks = sizes.chunks(count);
+        let tables: Vec<Table> =
+            chunks.map(|sizes| by_size(report, section, sizes, &rows, notes)).collect();
+        if count == 1 || tables.iter().all(|table| table.width(look) <= look.width) {
+            return tables;
+        }
+        count -= 1;
+    }
+}
+
+fn sizes<'a>(rows: impl Iterator<Item = &'a Row>) -> Vec<usize> {
+    let mut sizes: Vec<usize> = rows.map(|row| row.size).collect();
+    sizes.sort_unstable();
+    sizes.dedup();
+    sizes
+}
+
+/// The mechanisms of some rows, in their order.
+fn names<'a>(rows: &[&'a Row]) -> Vec<&'a str> {
+    let mut names = Vec::new();
+    for row in rows {
+        if !names.contains(&row.mechanism.as_str()) {
+            names.push(&row.mechanism);
+        }
+    }
+    names
+}
+
+fn heading(section: Section) -> String {
+    match section.wait {
+        Some(wait) => {
+            format!("{}, {} ({})", section.work, super::comma::wait(wait), section.placement)
+        }
+        None => format!("{}, {}", section.work, section.placement),
+    }
+}
+
+fn about(section: Section, what: &str) -> String {
+    let place = match section.placement {
+        Placement::OneCpu => "one CPU for both",
+        Placement::TwoCpus => "CPUs that may sleep",
+        Placement::TwoCpusAwake => "CPUs kept awake",
+    };
+    let wait = match section.wait {
+        Some(WaitKind::Awake) => "; receivers spin",
+        Some(WaitKind::Blocking) => "; receivers sleep",
+        None => "",
+    };
+    format!("{what}; {place}{wait}")
+}
+
+/// Round trips and streams: one column for each size.
+fn by_size(
+    report: &Report,
+    section: Section,
+    sizes: &[usize],
+    rows: &[&Row],
+    notes: &mut Notes,
+) -> Table {
+    let least = Size(sizes[0]);
+    let trip = section.work == Work::RoundTrip;
+    let what = if trip { "there and back, median" } else { "one way, payload" };
+    let mut columns: Vec<String> = sizes.iter().map(|size| Size(*size).to_string()).collect();
+    columns.push(if trip { format!("p99, {least}") } else { format!("msg/s, {least}") });
+    let has_floor = rows.iter().any(|row| row.floor_ratio.is_some());
+    let has_faults = rows.iter().any(|row| row.faults_per_mib.is_some());
+    if has_floor {
+        columns.push(format!("over bare, {least}"));
+    }
+    columns.push("calls".to_owned());
+    if has_faults {
+        columns.push("faults".to_owned());
+    }
+    let mut all = names(rows);
+    for failed in &report.failed {
+        let here = shares(&failed.mechanism) == section.shares
+            && failed.work == section.work
+            && failed.placement.is_none_or(|p| p == section.placement);
+        if here && !all.contains(&failed.mechanism.as_str()) {
+            all.push(&failed.mechanism);
+        }
+    }
+    let lines = all.into_iter().map(|name| {
+        let find = |size: usize| {
+            rows.iter().copied().find(|row| row.mechanism == name && row.size == size)
+        };
+        let mut cells: Vec<Cell> = sizes
+            .iter()
+            .map(|size| match find(*size) {
+                Some(row) => {
+                    let cost = if trip { row.ns.p50 } else { -row.bytes_per_s };
+                    let text = if trip { time(row.ns.p50) } else { rate(row.bytes_per_s) };
+                    Cell::of(row, text, cost, notes)
+                }
+                None => Cell::absent(report, section, name, *size),
+            })
+            .collect();
+        // What stands beside is of the smallest size that this mechanism has here.
+        let first = find(sizes[0]);
+        cells.push(first.map_or_else(Cell::none, |row| {
+            if trip {
+                Cell { text: time(row.ns.p99), cost: Some(row.ns.p99), ..Cell::default() }
+            } else {
+                let count = row.messages_per_s;
+                Cell { text: frequency(count), cost: Some(-count), ..Cell::default() }
+            }
+        }));
+        if has_floor {
+            cells.push(Cell::plain(first.and_then(floor)));
+        }
+        cells.push(Cell::plain(first.and_then(|row| row.calls_per_message).map(number)));
+        if has_faults {
+            let last = sizes.iter().rev().find_map(|size| find(*size));
+            cells.push(Cell::plain(last.and_then(|row| row.faults_per_mib).map(number)));
+        }
+        (name.to_owned(), cells)
+    });
+    let lines = lines.collect();
+    Table { heading: heading(section), about: about(section, what), columns, lines }
+}
+
+/// One large payload: one column for each use.
+fn bulk(report: &Report, section: Section, size: usize, rows: &[&Row], notes: &mut Notes) -> Table {
+    let rows: Vec<&Row> = rows.iter().copied().filter(|row| row.size == size).collect();
+    let has = |usage| rows.iter().any(|row| row.usage == Some(usage));
+    let uses: Vec<Usage> =
+        [Usage::First, Usage::Repeated].into_iter().filter(|u| has(*u)).collect();
+    let has_floor = rows.iter().any(|row| row.floor_ratio.is_some());
+    let has_faults = rows.iter().any(|row| row.faults_per_mib.is_some());
+    let has_calls = rows.iter().any(|row| row.calls_per_message.is_some());
+    let mut columns = Vec::new();
+    for usage in &uses {
+        columns.push(format!("{} use", super::comma::usage(*usage)));
+        columns.push(String::new());
+    }
+    if has(Usage::HandOver) {
+        columns.push("hand-over".to_owned());
+    }
+    if has_floor {
+        columns.push("over bare".to_owned());
+    }
+    if has_calls {
+        columns.push("calls".to_owned());
+    }
+    if has_faults {
+        columns.push("faults".to_owned());
+    }
+    let lines = names(&rows).into_iter().map(|name| {
+        let find =
+            |u: Usage| rows.iter().copied().find(|r| r.mechanism == name && r.usage == Some(u));
+        let mut cells = Vec::new();
+        for usage in &uses {
+            match find(*usage) {
+                Some(row) => {
+                    cells.push(Cell::of(row, rate(row.bytes_per_s), -row.bytes_per_s, notes));
+                    cells.push(Cell::plain(Some(time(row.ns.p50))));
+                }
+                None => {
+                    cells.push(Cell::absent(report, section, name, size));
+                    cells.push(Cell::none());
+                }
+            }
+        }
+        if has(Usage::HandOver) {
+            cells.push(find(Usage::HandOver).map_or_else(Cell::none, |row| {
+                let took = row.hand_over_ns.as_ref().map_or(row.ns.p50, |d| d.p50);
+                Cell::of(row, time(took), took, notes)
+            }));
+        }
+        // Repeated use is what lasts; first use stands for it where there is no other.
+        let steady = find(Usage::Repeated).or_else(|| find(Usage::First));
+        if has_floor {
+            cells.push(Cell::plain(steady.and_then(floor)));
+        }
+        if has_calls {
+            cells.push(Cell::plain(steady.and_then(|row| row.calls_per_message).map(number)));
+        }
+        if has_faults {
+            let fresh = find(Usage::First).or(steady);
+            cells.push(Cell::plain(fresh.and_then(|row| row.faults_per_mib).map(number)));
+        }
+        (name.to_owned(), cells)
+    });
+    let lines = lines.collect();
+    let what = format!("one payload of {}", Size(size).spoken());
+    Table { heading: heading(section), about: about(section, &what), columns, lines }
+}
+
+fn floor(row: &Row) -> Option<String> {
+    let ratio = row.floor_ratio?;
+    Some(match row.floor_ratio_ci {
+        Some([low, high]) => format!("{ratio:.2} ({low:.2}-{high:.2})"),
+        None => format!("{ratio:.2}"),
+    })
+}
+
+impl Cell {
+    fn of(row: &Row, text: String, cost: f64, notes: &mut Notes) -> Self {
+        let notes = row.doubts.iter().map(|doubt| notes.number(doubt)).collect();
+        if row.verified {
+            Self { text, cost: Some(cost), notes, wrong: false }
+        } else {
+            Self { text: "UNVERIFIED".to_owned(), cost: None, notes, wrong: true }
+        }
+    }
+
+    fn plain(text: Option<String>) -> Self {
+        text.map_or_else(Self::none, |text| Self { text, ..Self::default() })
+    }
+
+    fn none() -> Self {
+        Self { text: "-".to_owned(), ..Self::default() }
+    }
+
+    /// Where there is no row: did it fail?
+    fn absent(report: &Report, section: Section, name: &str, size: usize) -> Self {
+        let failed = report.failed.iter().any(|f| {
+            f.mechanism == name
+                && f.work == section.work
+                && f.size == size
+                && f.placement.is_none_or(|p| p == section.placement)
+        });
+        if failed {
+            Self { text: "FAILED".to_owned(), wrong: true, ..Self::default() }
+        } else {
+            Self::none()
+        }
+    }
+
+    /// What follows the value: whether it is best, and the numbers of its notes.
+    fn marks(&self, best: bool, look: Look) -> String {
+        let mut marks = String::new();
+        if best && !look.styled {
+            marks.push('*');
+        }
+        if !self.notes.is_empty() {
+            // A cell with many doubts is as doubtful as one with three.
+            let more = if self.notes.len() > 2 { "+" } else { "" };
+            let numbers: Vec<_> = self.notes.iter().take(2).map(ToString::to_string).collect();
+            let _ = write!(marks, "[{}{more}]", numbers.join(","));
+        }
+        marks
+    }
+}
+
+/// How wide the parts of a table are, and what is best in each column.
+struct Layout {
+    name: usize,
+    /// A value ends where those above and below end; its marks follow in room of their own.
+    values: Vec<usize>,
+    marks: Vec<usize>,
+    best: Vec<Option<f64>>,
+}
+
+impl Table {
+    fn layout(&self, look: Look) -> Layout {
+        let columns = self.columns.len();
+        let best = (0..columns)
+            .map(|column| {
+                let costs = self.lines.iter().filter_map(|(_, cells)| cells[column].cost);
+                // Alone, nothing is best.
+                if costs.clone().count() < 2 { None } else { costs.reduce(f64::min) }
+            })
+            .collect();
+        let mut layout = Layout {
+            name: self.lines.iter().map(|(name, _)| name.len()).max().unwrap_or(0).max(14),
+            values: self.columns.iter().map(String::len).collect(),
+            marks: vec![0; columns],
+            best,
+        };
+        for (_, cells) in &self.lines {
+            for (column, cell) in cells.iter().enumerate() {
+                let marks = cell.marks(layout.is_best(column, cell), look).len();
+                layout.values[column] = layout.values[column].max(cell.text.len());
+                layout.marks[column] = layout.marks[column].max(marks);
+            }
+        }
+        layout
+    }
+
+    fn width(&self, look: Look) -> usize {
+        let layout = self.layout(look);
+        let columns = layout.values.iter().zip(&layout.marks);
+        layout.name + columns.map(|(value, marks)| 2 + value + marks).sum::<usize>()
+    }
+}
+
+impl Layout {
+    fn is_best(&self, column: usize, cell: &Cell) -> bool {
+        cell.cost.is_some() && cell.cost == self.best[column]
+    }
+}
+
+fn draw(table: &Table, look: Look, out: &mut String) {
+    let _ = writeln!(out, "{}  {}", look.bold(&table.heading), look.faint(&table.about));
+    let layout = table.layout(look);
+    let mut line = format!("{:1$}", "", layout.name);
+    for (column, name) in table.columns.iter().enumerate() {
+        let _ = write!(line, "  {name:>0$}{1:2$}", layout.values[column], "", layout.marks[column]);
+    }
+    let _ = writeln!(out, "{}", look.faint(line.trim_end()));
+    for (name, cells) in &table.lines {
+        let mut line = format!("{name:0$}", layout.name);
+        for (column, cell) in cells.iter().enumerate() {
+            let best = layout.is_best(column, cell);
+            let text = if cell.wrong {
+                look.loud(&cell.text)
+            } else if best {
+                look.best(&cell.text)
+            } else {
+                cell.text.clone()
+            };
+            let before = layout.values[column] - cell.text.len();
+            let marks = cell.marks(best, look);
+            let _ = write!(line, "  {:before$}{text}{marks:1$}", "", layout.marks[column]);
+        }
+        let _ = writeln!(out, "{}", line.trim_end());
+    }
+}
+
+impl Notes {
+    /// The number of a doubt. Doubts that differ in figures only are one note.
+    fn number(&mut self, doubt: &str) -> usize {
+        let kind: String = doubt.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).fold(
+            String::new(),
+            |mut kind, c| {
+                // Of a number, however long, one digit stays.
+                if !(c == '0' && kind.ends_with('0')) && c != '.' {
+                    kind.push(c);
+                }
+                kind
+            },
+        );
+        if let Some(at) = self.0.iter().position(|(other, ..)| *other == kind) {
+            self.0[at].2 |= self.0[at].1 != doubt;
+            return at + 1;
+        }
+        self.0.push((kind, doubt.to_owned(), false));
+        self.0.len()
+    }
+
+    fn render(&self, look: Look, out: &mut String) {
+        if self.0.is_empty() {
+            return;
+        }
+        let _ = write!(out, "\n{}\n", look.bold("Doubts"));
+        for (number, (_, text, varies)) in self.0.iter().enumerate() {
+            let first = format!("[{}] ", number + 1);
+            let more = if *varies { " (here; the figures differ from row to row)" } else { "" };
+            let indent = " ".repeat(first.len());
+            out.push_str(&wrap(&format!("{text}{more}"), look.width, &first, &indent));
+        }
+    }
+}
+
+/// What was left out, folded: one line for each reason and extent.
+fn skipped(report: &Report, look: Look, out: &mut String) {
+    if report.skipped.is_empty() {
+        return;
+    }
+    let _ = write!(out, "\n{}\n", look.bold("Skipped"));
+    let mut extents: BTreeMap<(usize, &str), Vec<&Skipped>> = BTreeMap::new();
+    let mut reasons: Vec<&str> = Vec::new();
+    for row in &report.skipped {
+        let known = reasons.iter().position(|reason| *reason == row.reason);
+        let at = known.unwrap_or_else(|| {
+            reasons.push(&row.reason);
+            reasons.len() - 1
+        });
+        extents.entry((at, &row.mechanism)).or_default().push(row);
+    }
+    // (reason, extent) and the mechanisms of both.
+    let mut lines: Vec<(usize, String, Vec<&str>)> = Vec::new();
+    for ((reason, mechanism), rows) in extents {
+        let extent = extent(report, &rows);
+        match lines.iter_mut().find(|line| line.0 == reason && line.1 == extent) {
+            Some(line) => line.2.push(mechanism),
+            None => lines.push((reason, extent, vec![mechanism])),
+        }
+    }
+    for (reason, extent, mut mechanisms) in lines {
+        mechanisms.sort_by_key(|name| name.parse::<Mechanism>().ok());
+        let text = format!("{}{extent}: {}", mechanisms.join(", "), reasons[reason]);
+        out.push_str(&wrap(&text, look.width, "", "  "));
+    }
+}
+
+/// Which of the rows asked for: nothing if all, else sizes, works and placements.
+fn extent(report: &Report, rows: &[&Skipped]) -> String {
+    fn some<T: PartialEq + Copy + ToString>(there: Vec<T>, asked: &[T]) -> Option<String> {
+        let mut once: Vec<T> = Vec::new();
+        for one in there {
+            if !once.contains(&one) {
+                once.push(one);
+            }
+        }
+        if asked.iter().all(|one| once.contains(one)) {
+            return None;
+        }
+        Some(once.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
+    }
+    let used = &report.settings;
+    let asked: Vec<Size> = used.sizes.iter().copied().map(Size).collect();
+    let mut text = String::new();
+    // The size of a bulk payload is not one of those asked for.
+    let messages = rows.iter().filter(|row| row.work != Work::Bulk);
+    let mut sizes: Vec<Size> = messages.map(|row| Size(row.size)).collect();
+    sizes.sort_unstable();
+    if let Some(sizes) = some(sizes, &asked).filter(|sizes| !sizes.is_empty()) {
+        let _ = write!(text, " at {sizes}");
+    }
+    let works: Vec<Work> = rows.iter().map(|row| row.work).collect();
+    let all_but_bulk: Vec<Work> =
+        used.works.iter().copied().filter(|work| *work != Work::Bulk).collect();
+    let asked = if works.contains(&Work::Bulk) { &used.works } else { &all_but_bulk };
+    if let Some(works) = some(works, asked) {
+        let _ = write!(text, " ({works})");
+    }
+    let places: Option<Vec<Placement>> = rows.iter().map(|row| row.placement).collect();
+    if let Some(places) = places.filter(|p| p.len() > 1 || used.placements.len() > 1) {
+        // Where a mechanism is not measured on every placement anyway, naming them says nothing.
+        let measured: Vec<Placement> = report
+            .rows
+            .iter()
+            .filter(|row| rows.iter().any(|s| s.mechanism == row.mechanism))
+            .map(|row| row.placement)
+            .collect();
+        if measured.iter().any(|place| !places.contains(place))
+            && let Some(places) = some(places, &used.placements)
+        {
+            let _ = write!(text, " on {places}");
+        }
+    }
+    text
+}
+
+fn failed(report: &Report, look: Look, out: &mut String) {
+    if report.failed.is_empty() && report.rows.iter().all(|row| row.verified) {
+        return;
+    }
+    let _ = write!(out, "\n{}\n", look.loud("FAILED"));
+    for row in &report.failed {
+        let place = row.placement.map_or(String::new(), |p| format!(", {p}"));
+        let text =
+            format!("{}, {}, {}{place}: {}", row.mechanism, row.work, Size(row.size), row.reason);
+        out.push_str(&wrap(&text, look.width, "", "  "));
+    }
+    for row in report.rows.iter().filter(|row| !row.verified) {
+        let text = format!(
+            "{}, {}, {}, {}: the receiver did not see every byte as it was sent",
+            row.mechanism,
+            row.work,
+            Size(row.size),
+            row.placement
+        );
+        out.push_str(&wrap(&text, look.width, "", "  "));
+    }
+}
+
+#[cfg(test)]
+mod tests;
