@@ -1,6 +1,7 @@
 //! A report as tables to be read.
 
-use std::collections::BTreeMap;
+mod absent;
+
 use std::fmt::Write as _;
 
 use sinew::Mechanism;
@@ -12,6 +13,7 @@ use super::words;
 use crate::output::{Look, wrap};
 use crate::quantity::{frequency, memory, number, rate, time};
 use crate::size::Size;
+use absent::{failed, skipped};
 
 /// Sizes side by side in one table; more of them go into another one below.
 const SIDE_BY_SIDE: usize = 4;
@@ -45,6 +47,15 @@ struct Section {
     work: Work,
     placement: Placement,
     wait: Option<WaitKind>,
+}
+
+impl Section {
+    /// Whether a row that was not measured would stand here.
+    fn is_of(self, row: &Skipped) -> bool {
+        shares(&row.mechanism) == self.shares
+            && row.work == self.work
+            && row.placement.is_none_or(|placement| placement == self.placement)
+    }
 }
 
 pub(crate) fn render(report: &Report, look: Look) -> String {
@@ -155,14 +166,16 @@ fn tables(report: &Report, section: Section, notes: &mut Notes, look: Look) -> V
     if section.work == Work::Bulk {
         return sizes(rows.iter().copied())
             .into_iter()
-            .map(|size| bulk(report, section, size, &rows, notes))
+            .map(|size| {
+                let full = bulk(report, section, size, &rows, true, notes);
+                if full.width(look) <= look.width {
+                    return full;
+                }
+                bulk(report, section, size, &rows, false, notes)
+            })
             .collect();
     }
-    let failed = report.failed.iter().filter(|f| {
-        shares(&f.mechanism) == section.shares
-            && f.work == section.work
-            && f.placement.is_none_or(|p| p == section.placement)
-    });
+    let failed = report.failed.iter().filter(|f| section.is_of(f));
     let mut sizes = sizes(rows.iter().copied());
     sizes.extend(failed.map(|f| f.size));
     sizes.sort_unstable();
@@ -187,12 +200,13 @@ fn sizes<'a>(rows: impl Iterator<Item = &'a Row>) -> Vec<usize> {
     sizes
 }
 
-/// The mechanisms of some rows, in their order.
-fn names<'a>(rows: &[&'a Row]) -> Vec<&'a str> {
-    let mut names = Vec::new();
-    for row in rows {
-        if !names.contains(&row.mechanism.as_str()) {
-            names.push(&row.mechanism);
+/// The mechanisms of a section, in the order of their rows, and then those that failed.
+fn names<'a>(report: &'a Report, section: Section, rows: &[&'a Row]) -> Vec<&'a str> {
+    let failed = report.failed.iter().filter(|f| section.is_of(f)).map(|f| &f.mechanism);
+    let mut names: Vec<&str> = Vec::new();
+    for name in rows.iter().map(|row| &row.mechanism).chain(failed) {
+        if !names.contains(&name.as_str()) {
+            names.push(name);
         }
     }
     names
@@ -243,15 +257,7 @@ fn by_size(
     if has_faults {
         columns.push("faults".to_owned());
     }
-    let mut all = names(rows);
-    for failed in &report.failed {
-        let here = shares(&failed.mechanism) == section.shares
-            && failed.work == section.work
-            && failed.placement.is_none_or(|p| p == section.placement);
-        if here && !all.contains(&failed.mechanism.as_str()) {
-            all.push(&failed.mechanism);
-        }
-    }
+    let all = names(report, section, rows);
     let lines = all.into_iter().map(|name| {
         let find = |size: usize| {
             rows.iter().copied().find(|row| row.mechanism == name && row.size == size)
@@ -291,8 +297,15 @@ fn by_size(
     Table { heading: heading(section), about: about(section, what), columns, lines }
 }
 
-/// One large payload: one column for each use.
-fn bulk(report: &Report, section: Section, size: usize, rows: &[&Row], notes: &mut Notes) -> Table {
+/// One large payload: one column for each use, and one for its time where there is room.
+fn bulk(
+    report: &Report,
+    section: Section,
+    size: usize,
+    rows: &[&Row],
+    times: bool,
+    notes: &mut Notes,
+) -> Table {
     let rows: Vec<&Row> = rows.iter().copied().filter(|row| row.size == size).collect();
     let has = |usage| rows.iter().any(|row| row.usage == Some(usage));
     let uses: Vec<Usage> =
@@ -303,7 +316,9 @@ fn bulk(report: &Report, section: Section, size: usize, rows: &[&Row], notes: &m
     let mut columns = Vec::new();
     for usage in &uses {
         columns.push(format!("{} use", super::comma::usage(*usage)));
-        columns.push(String::new());
+        if times {
+            columns.push(String::new());
+        }
     }
     if has(Usage::HandOver) {
         columns.push("hand-over".to_owned());
@@ -317,20 +332,18 @@ fn bulk(report: &Report, section: Section, size: usize, rows: &[&Row], notes: &m
     if has_faults {
         columns.push("faults".to_owned());
     }
-    let lines = names(&rows).into_iter().map(|name| {
+    let lines = names(report, section, &rows).into_iter().map(|name| {
         let find =
             |u: Usage| rows.iter().copied().find(|r| r.mechanism == name && r.usage == Some(u));
         let mut cells = Vec::new();
         for usage in &uses {
-            match find(*usage) {
-                Some(row) => {
-                    cells.push(Cell::of(row, rate(row.bytes_per_s), -row.bytes_per_s, notes));
-                    cells.push(Cell::plain(Some(time(row.ns.p50))));
-                }
-                None => {
-                    cells.push(Cell::absent(report, section, name, size));
-                    cells.push(Cell::none());
-                }
+            let row = find(*usage);
+            cells.push(match row {
+                Some(row) => Cell::of(row, rate(row.bytes_per_s), -row.bytes_per_s, notes),
+                None => Cell::absent(report, section, name, size),
+            });
+            if times {
+                cells.push(Cell::plain(row.map(|row| time(row.ns.p50))));
             }
         }
         if has(Usage::HandOver) {
@@ -386,12 +399,8 @@ impl Cell {
 
     /// Where there is no row: did it fail?
     fn absent(report: &Report, section: Section, name: &str, size: usize) -> Self {
-        let failed = report.failed.iter().any(|f| {
-            f.mechanism == name
-                && f.work == section.work
-                && f.size == size
-                && f.placement.is_none_or(|p| p == section.placement)
-        });
+        let here = |f: &Skipped| f.mechanism == name && f.size == size && section.is_of(f);
+        let failed = report.failed.iter().any(here);
         if failed {
             Self { text: "FAILED".to_owned(), wrong: true, ..Self::default() }
         } else {
@@ -522,110 +531,6 @@ impl Notes {
             let indent = " ".repeat(first.len());
             out.push_str(&wrap(&format!("{text}{more}"), look.width, &first, &indent));
         }
-    }
-}
-
-/// What was left out, folded: one line for each reason and extent.
-fn skipped(report: &Report, look: Look, out: &mut String) {
-    if report.skipped.is_empty() {
-        return;
-    }
-    let _ = write!(out, "\n{}\n", look.bold("Skipped"));
-    let mut extents: BTreeMap<(usize, &str), Vec<&Skipped>> = BTreeMap::new();
-    let mut reasons: Vec<&str> = Vec::new();
-    for row in &report.skipped {
-        let known = reasons.iter().position(|reason| *reason == row.reason);
-        let at = known.unwrap_or_else(|| {
-            reasons.push(&row.reason);
-            reasons.len() - 1
-        });
-        extents.entry((at, &row.mechanism)).or_default().push(row);
-    }
-    // (reason, extent) and the mechanisms of both.
-    let mut lines: Vec<(usize, String, Vec<&str>)> = Vec::new();
-    for ((reason, mechanism), rows) in extents {
-        let extent = extent(report, &rows);
-        match lines.iter_mut().find(|line| line.0 == reason && line.1 == extent) {
-            Some(line) => line.2.push(mechanism),
-            None => lines.push((reason, extent, vec![mechanism])),
-        }
-    }
-    for (reason, extent, mut mechanisms) in lines {
-        mechanisms.sort_by_key(|name| name.parse::<Mechanism>().ok());
-        let text = format!("{}{extent}: {}", mechanisms.join(", "), reasons[reason]);
-        out.push_str(&wrap(&text, look.width, "", "  "));
-    }
-}
-
-/// Which of the rows asked for: nothing if all, else sizes, works and placements.
-fn extent(report: &Report, rows: &[&Skipped]) -> String {
-    fn some<T: PartialEq + Copy + ToString>(there: Vec<T>, asked: &[T]) -> Option<String> {
-        let mut once: Vec<T> = Vec::new();
-        for one in there {
-            if !once.contains(&one) {
-                once.push(one);
-            }
-        }
-        if asked.iter().all(|one| once.contains(one)) {
-            return None;
-        }
-        Some(once.iter().map(ToString::to_string).collect::<Vec<_>>().join(", "))
-    }
-    let used = &report.settings;
-    let asked: Vec<Size> = used.sizes.iter().copied().map(Size).collect();
-    let mut text = String::new();
-    // The size of a bulk payload is not one of those asked for.
-    let messages = rows.iter().filter(|row| row.work != Work::Bulk);
-    let mut sizes: Vec<Size> = messages.map(|row| Size(row.size)).collect();
-    sizes.sort_unstable();
-    if let Some(sizes) = some(sizes, &asked).filter(|sizes| !sizes.is_empty()) {
-        let _ = write!(text, " at {sizes}");
-    }
-    let works: Vec<Work> = rows.iter().map(|row| row.work).collect();
-    let all_but_bulk: Vec<Work> =
-        used.works.iter().copied().filter(|work| *work != Work::Bulk).collect();
-    let asked = if works.contains(&Work::Bulk) { &used.works } else { &all_but_bulk };
-    if let Some(works) = some(works, asked) {
-        let _ = write!(text, " ({works})");
-    }
-    let places: Option<Vec<Placement>> = rows.iter().map(|row| row.placement).collect();
-    if let Some(places) = places.filter(|p| p.len() > 1 || used.placements.len() > 1) {
-        // Where a mechanism is not measured on every placement anyway, naming them says nothing.
-        let measured: Vec<Placement> = report
-            .rows
-            .iter()
-            .filter(|row| rows.iter().any(|s| s.mechanism == row.mechanism))
-            .map(|row| row.placement)
-            .collect();
-        if measured.iter().any(|place| !places.contains(place))
-            && let Some(places) = some(places, &used.placements)
-        {
-            let _ = write!(text, " on {places}");
-        }
-    }
-    text
-}
-
-fn failed(report: &Report, look: Look, out: &mut String) {
-    if report.failed.is_empty() && report.rows.iter().all(|row| row.verified) {
-        return;
-    }
-    let _ = write!(out, "\n{}\n", look.loud("FAILED"));
-    for row in &report.failed {
-        let place = row.placement.map_or(String::new(), |p| format!(", {p}"));
-        let text =
-            format!("{}, {}, {}{place}: {}", row.mechanism, row.work, Size(row.size), row.reason);
-        out.push_str(&wrap(&text, look.width, "", "  "));
-    }
-    for row in report.rows.iter().filter(|row| !row.verified) {
-        let text = format!(
-            "{}, {}, {}, {}: the receiver did not see every byte as it was sent",
-            row.mechanism,
-            row.work,
-            Size(row.size),
-            row.placement
-        );
-        out.push_str(&wrap(&text, look.width, "", "  "));
     }
 }
 
