@@ -19,6 +19,7 @@ pub(crate) const TESTS: &[Test] = tests![
     create_wants_a_new_key_and_open_an_old_one,
     open_or_create_keeps_what_exists,
     racing_creators_agree_on_one_queue,
+    a_queue_that_others_remove_can_be_opened_or_created,
     a_queue_outlives_its_handle_and_its_creator,
     a_guard_removes_and_can_be_told_not_to,
     the_status_is_typed,
@@ -52,7 +53,7 @@ pub(crate) const TESTS: &[Test] = tests![
     a_message_takes_one_system_call,
 ];
 pub(crate) const ROLES: &[Role] =
-    roles![receiver, sender, typed_receiver, creator, flood, worker, stranger, racer];
+    roles![receiver, sender, typed_receiver, creator, flood, worker, stranger, racer, remover];
 
 /// A queue that is removed at the end.
 fn queue() -> Owned {
@@ -162,6 +163,32 @@ fn racer(link: &Link) {
         }
         link.say(Options::new().capacity(512).open_or_create(key).unwrap().id());
     }
+}
+
+fn a_queue_that_others_remove_can_be_opened_or_created() -> Result<(), Skip> {
+    let peers: Vec<_> = (0..3).map(|_| Peer::spawn("sysv_mq::remover")).collect();
+    for peer in &peers {
+        peer.say(key(30).get());
+    }
+    for peer in &peers {
+        peer.expect("done");
+    }
+    // What one of them made after the others had their last turn.
+    if let Ok(queue) = Options::new().open(key(30)) {
+        queue.remove().unwrap();
+    }
+    Ok(())
+}
+
+fn remover(link: &Link) {
+    let key = Key::new(link.hear().parse().unwrap());
+    for _ in 0..3000 {
+        let queue = Options::new().capacity(512).open_or_create(key).unwrap();
+        if let Err(error) = queue.remove() {
+            assert_eq!(error.kind(), ErrorKind::Closed);
+        }
+    }
+    link.say("done");
 }
 
 fn a_queue_outlives_its_handle_and_its_creator() -> Result<(), Skip> {

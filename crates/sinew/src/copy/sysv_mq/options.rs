@@ -161,6 +161,8 @@ impl Options {
             // Only who has created it may set its capacity, so the two are told apart.
             match self.create(key) {
                 Err(e) if e.kind() == ErrorKind::AlreadyExists => {}
+                // Somebody removed it before it had its capacity.
+                Err(e) if e.kind() == ErrorKind::Closed => continue,
                 done => return done,
             }
             match self.open(key) {
