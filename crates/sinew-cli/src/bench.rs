@@ -7,6 +7,8 @@ mod progress;
 mod table;
 mod words;
 
+use std::path::Path;
+
 use sinew::ErrorKind;
 use sinew_bench::settings::{MECHANISMS, Settings, shares_pages};
 use sinew_bench::{Placement, Report, Work};
@@ -17,6 +19,9 @@ use crate::output::{self, Destination};
 use progress::Bar;
 
 pub(crate) fn run(wish: Bench) -> Result<(), Trouble> {
+    if let Some(path) = &wish.input {
+        readable(path).map_err(Trouble::Usage)?;
+    }
     let destination = Destination::open(wish.output.as_deref()).map_err(Trouble::Usage)?;
     if wish.list {
         let width = destination.is_terminal().then(|| destination.look().width);
@@ -105,6 +110,18 @@ fn list(width: Option<usize>) -> String {
     out.push_str(&format!("works       {}\n", Work::ALL.map(Work::name).join(", ")));
     out.push_str(&format!("placements  {}\n", Placement::ALL.map(Placement::name).join(", ")));
     out
+}
+
+/// Whether a payload can be taken from there. Opening anything but a regular file might wait.
+fn readable(path: &Path) -> Result<(), String> {
+    let file = std::fs::metadata(path).and_then(|metadata| {
+        if metadata.is_file() {
+            return std::fs::File::open(path);
+        }
+        Err(std::io::Error::other("it is not a regular file"))
+    });
+    let why = |e| format!("--input: cannot read {path:?}: {}", output::words(&e));
+    file.map(drop).map_err(why)
 }
 
 /// Each once, in the order of the first.

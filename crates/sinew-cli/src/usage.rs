@@ -43,7 +43,12 @@ fn line(error: &Error) -> String {
     match error.kind() {
         ErrorKind::InvalidValue if value.is_empty() => {
             let valid = text(ContextKind::ValidValue).filter(|all| !all.is_empty());
+            let valid = valid.filter(|all| all.len() < 200);
             match valid {
+                Some(all) if option.starts_with('[') => {
+                    format!("the name of a mechanism is empty; there are {all}")
+                }
+                _ if option.starts_with('[') => "the name of a mechanism is empty".to_owned(),
                 Some(all) => format!("{option} needs a value; there are {all}"),
                 None => format!("{option} needs a value; --help shows which"),
             }
