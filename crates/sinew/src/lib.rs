@@ -20,3 +20,7 @@ pub use share::{anonymous, file, mapping, memfd, posix_shm, sysv_shm};
 
 pub use error::{Error, ErrorKind, RecvError, Result, SendError, Stop};
 pub use mechanism::Mechanism;
+
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
