@@ -20,6 +20,9 @@ pub enum Feature {
     NoexecSeal,
     /// `MADV_POPULATE_WRITE`: fault pages in ahead (Linux 5.14; absent under some sandboxes).
     MadvPopulate,
+    /// `O_TMPFILE`: a file without a name until it is complete (Linux 3.11; absent on some file
+    /// systems).
+    Tmpfile,
 }
 
 const UNKNOWN: u8 = 0;
@@ -31,12 +34,13 @@ static STATES: [AtomicU8; Feature::ALL.len()] =
 
 impl Feature {
     /// Every feature.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::RwfNosignal,
         Self::PipeNowait,
         Self::PeerPidfd,
         Self::NoexecSeal,
         Self::MadvPopulate,
+        Self::Tmpfile,
     ];
 
     /// The name for `SINEW_WITHOUT`.
@@ -48,6 +52,7 @@ impl Feature {
             Self::PeerPidfd => "peer-pidfd",
             Self::NoexecSeal => "noexec-seal",
             Self::MadvPopulate => "madv-populate",
+            Self::Tmpfile => "tmpfile",
         }
     }
 
