@@ -5,10 +5,12 @@ use super::{File, Finding, Tree};
 
 const SUITES: &[&str] = &["crates/sinew/tests/it/", "crates/sinew-cli/tests/it/"];
 
-fn areas<'a>(tree: &'a Tree, suite: &str) -> Vec<&'a File> {
+/// The files of a suite with the paths of their modules: `pipe`, `interop::queues`.
+fn areas<'a>(tree: &'a Tree, suite: &str) -> Vec<(String, &'a File)> {
     tree.rust()
-        .filter(|f| {
-            f.path.strip_prefix(suite).is_some_and(|name| !name.contains('/') && name != "main.rs")
+        .filter_map(|file| {
+            let name = file.path.strip_prefix(suite)?.strip_suffix(".rs")?;
+            (name != "main").then(|| (name.replace('/', "::"), file))
         })
         .collect()
 }
@@ -18,10 +20,16 @@ pub(crate) fn listed(tree: &Tree) -> Vec<Finding> {
     let mut found = Vec::new();
     for suite in SUITES {
         let Some(main) = tree.file(&format!("{suite}main.rs")) else { continue };
-        for file in areas(tree, suite) {
-            let area = file.stem();
-            let declared = main.code.contains(&format!("mod {area};"));
-            let added = main.code.contains(&format!("{area}::TESTS"));
+        for (area, file) in areas(tree, suite) {
+            let (parent, name) = match area.rsplit_once("::") {
+                Some((parent, name)) => {
+                    let path = format!("{suite}{}.rs", parent.replace("::", "/"));
+                    (tree.file(&path), name)
+                }
+                None => (Some(main), area.as_str()),
+            };
+            let declared = parent.is_some_and(|p| p.code.contains(&format!("mod {name};")));
+            let added = main.code.contains(&format!("({area}::TESTS"));
             // A file without tests is a part of others.
             let has_tests = file.code.contains("TESTS");
             if !declared || (has_tests && !added) {
@@ -63,8 +71,7 @@ pub(crate) fn skips(tree: &Tree) -> Vec<Finding> {
         let Some(list) = tree.file(&format!("{suite}may-skip.txt")) else { continue };
         let tests: Vec<String> = areas(tree, suite)
             .into_iter()
-            .flat_map(|file| {
-                let area = file.stem();
+            .flat_map(|(area, file)| {
                 lists(&file.code, "tests![").into_iter().map(move |name| format!("{area}::{name}"))
             })
             .collect();
@@ -111,9 +118,15 @@ mod tests {
             (&path("pipe.rs"), PIPE),
             (&path("fifo.rs"), "const TESTS: () = tests![];"),
             (&path("unix.rs"), "fn lost() -> Result<(), Skip> {}"),
+            (&path("pipe/packets.rs"), "const TESTS: () = tests![];"),
         ]);
         let found: Vec<_> = listed(&tree).into_iter().map(|f| (f.path, f.line)).collect();
-        let expected = [(path("fifo.rs"), 0), (path("unix.rs"), 0), (path("unix.rs"), 1)];
+        let expected = [
+            (path("fifo.rs"), 0),
+            (path("unix.rs"), 0),
+            (path("unix.rs"), 1),
+            (path("pipe/packets.rs"), 0),
+        ];
         assert_eq!(found, expected);
     }
 

@@ -1,10 +1,12 @@
 //! Running the binary under test.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::process::{Command, Output, Stdio};
 
-/// The binary under test.
-pub(crate) const SINEW: &str = env!("CARGO_BIN_EXE_sinew");
+/// The binary under test: where Cargo built it, or a copy where an ordinary user can reach it.
+fn sinew() -> OsString {
+    std::env::var_os("SINEW_TEST_COMMAND").unwrap_or_else(|| env!("CARGO_BIN_EXE_sinew").into())
+}
 
 /// What one run of it gave.
 #[derive(Debug)]
@@ -19,7 +21,7 @@ pub(crate) struct Ran {
 
 /// A command line, without anything of the environment that would change the output.
 pub(crate) fn command<A: AsRef<OsStr>>(arguments: &[A]) -> Command {
-    let mut command = Command::new(SINEW);
+    let mut command = Command::new(sinew());
     command.args(arguments).stdin(Stdio::null());
     for name in ["NO_COLOR", "CLICOLOR", "CLICOLOR_FORCE", "COLUMNS", "SINEW_WITHOUT"] {
         command.env_remove(name);
