@@ -6,8 +6,10 @@ use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
+use sinew::sysv_mq::Key;
 use sinew_testkit::{Skip, scratch, skip};
 
+pub(crate) mod memory;
 pub(crate) mod queues;
 
 /// A running program, which is talked to by lines on its standard input and output.
@@ -93,11 +95,6 @@ impl Compiled {
     pub(crate) fn start(&self, arguments: &[&str]) -> Program {
         Program::start(Command::new(&self.0).args(arguments))
     }
-
-    /// A command that runs it.
-    pub(crate) fn command(&self) -> Command {
-        Command::new(&self.0)
-    }
 }
 
 impl Drop for Compiled {
@@ -158,4 +155,13 @@ fn works(command: &mut Command) -> bool {
 /// A path as an argument.
 pub(crate) fn text(path: &Path) -> &str {
     path.to_str().unwrap()
+}
+
+/// A key of this test.
+pub(crate) fn key() -> Key {
+    let path = scratch().join("key");
+    std::fs::write(&path, "").unwrap();
+    let key = Key::ftok(&path, b'i').unwrap();
+    std::fs::remove_file(&path).unwrap();
+    key
 }

@@ -29,6 +29,7 @@ fn main() -> ExitCode {
         .add(fifo::TESTS, fifo::ROLES)
         .add(file::TESTS, file::ROLES)
         .add(inet::TESTS, inet::ROLES)
+        .add(interop::memory::TESTS, interop::memory::ROLES)
         .add(interop::queues::TESTS, interop::queues::ROLES)
         .add(mapping::TESTS, mapping::ROLES)
         .add(mechanism::TESTS, mechanism::ROLES)

@@ -6,7 +6,7 @@ use sinew::wait::{Receives, Sends};
 use sinew::{ErrorKind, RecvError};
 use sinew_testkit::{Role, Skip, Test, roles, scratch, tests};
 
-use super::{Compiled, Program, perl, printed, python, text};
+use super::{Compiled, Program, key, perl, printed, python, text};
 
 pub(crate) const TESTS: &[Test] = tests![
     c_takes_and_fills_our_posix_queue,
@@ -111,15 +111,6 @@ q.unlink()
 print(priority, data.decode())
 ";
     posix_theirs(|name| Ok(Program::start(python("posix_ipc")?.args([script, name]))))
-}
-
-/// A key of this test.
-fn key() -> Key {
-    let path = scratch().join("key");
-    std::fs::write(&path, "").unwrap();
-    let key = Key::ftok(&path, b'i').unwrap();
-    std::fs::remove_file(&path).unwrap();
-    key
 }
 
 fn system_v_ours(start: impl FnOnce(Key) -> Result<Program, Skip>) -> Result<(), Skip> {
