@@ -245,6 +245,14 @@ pub enum SendError {
     },
     /// An empty message, where the mechanism cannot tell one from an end. Nothing was sent.
     Empty,
+    /// More descriptors than one message carries. Nothing was sent.
+    TooManyFds {
+        /// The most that one message carries.
+        limit: usize,
+    },
+    /// More descriptors of this user are on their way, sent and not yet received, than
+    /// `RLIMIT_NOFILE` allows one process (ETOOMANYREFS). Nothing was sent.
+    TooManyInFlight,
     /// A byte stream took only the first `sent` bytes, because of `stop`.
     Partial {
         /// How many bytes went.
@@ -380,6 +388,13 @@ impl fmt::Display for SendError {
                 write!(f, "the message is longer than the {limit} bytes that fit")
             }
             Self::Empty => f.write_str("an empty message cannot be told from an end here"),
+            Self::TooManyFds { limit } => {
+                write!(f, "one message carries at most {limit} descriptors")
+            }
+            Self::TooManyInFlight => f.write_str(
+                "more descriptors are sent and not yet received than RLIMIT_NOFILE allows; \
+                 wait until some are received, or raise it (ulimit -n)",
+            ),
             Self::Partial { sent, stop } => {
                 write!(f, "only the first {sent} bytes were sent: {stop}")
             }
@@ -424,9 +439,10 @@ impl From<SendError> for io::Error {
             SendError::TimedOut => Self::new(io::ErrorKind::TimedOut, error),
             SendError::Interrupted => Self::new(io::ErrorKind::Interrupted, error),
             SendError::Closed => Self::new(io::ErrorKind::BrokenPipe, error),
-            SendError::TooBig { .. } | SendError::Empty => {
+            SendError::TooBig { .. } | SendError::Empty | SendError::TooManyFds { .. } => {
                 Self::new(io::ErrorKind::InvalidInput, error)
             }
+            SendError::TooManyInFlight => Self::other(error),
             SendError::Partial { .. } => Self::new(io::ErrorKind::WriteZero, error),
         }
     }
