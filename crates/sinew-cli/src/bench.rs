@@ -47,6 +47,7 @@ pub(crate) fn run(wish: Bench) -> Result<(), Trouble> {
             return Err(match error.kind() {
                 // What was asked for cannot be used: a file that is not there, a work that nothing does.
                 ErrorKind::InvalidInput | ErrorKind::NotFound => Trouble::Usage(error.to_string()),
+                ErrorKind::Interrupted => Trouble::Interrupted,
                 _ => Trouble::Failed(error.to_string()),
             });
         }

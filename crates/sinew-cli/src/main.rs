@@ -26,6 +26,8 @@ pub(crate) enum Trouble {
     Usage(String),
     /// It went wrong: exit status 1.
     Failed(String),
+    /// A signal asked it to end, and it ended in order.
+    Interrupted,
 }
 
 fn main() -> ExitCode {
@@ -47,6 +49,14 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(Trouble::Failed(line)) => {
             output::complain(&line);
+            ExitCode::FAILURE
+        }
+        Err(Trouble::Interrupted) => {
+            output::complain("interrupted; the run is cleaned up");
+            // Whoever waits for this process learns how it ended: a shell stops its loop then.
+            let own = rustix::process::getpid();
+            let _ = rustix::process::kill_process(own, rustix::process::Signal::INT);
+            // Only where the signal is ignored.
             ExitCode::FAILURE
         }
         Err(Trouble::Usage(line)) => {

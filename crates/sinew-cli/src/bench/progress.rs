@@ -35,9 +35,9 @@ impl Bar {
 impl Progress for Bar {
     fn step(&mut self, done: usize, total: usize, what: &str) {
         if let Self(Some(bar)) = self {
+            bar.set_message(what.to_owned());
             bar.set_length(total as u64);
             bar.set_position(done as u64);
-            bar.set_message(what.to_owned());
         }
     }
 }

@@ -78,7 +78,7 @@ pub(crate) fn render(report: &Report, look: Look) -> String {
     }
     let mut marks = String::new();
     if !report.rows.is_empty() {
-        if !look.styled {
+        if out.contains('*') {
             marks.push_str("* the best of its column. ");
         }
         marks.push_str("`sinew bench --help` explains the columns.");
@@ -100,10 +100,11 @@ pub(crate) fn render(report: &Report, look: Look) -> String {
 fn header(report: &Report, look: Look) -> String {
     let host = &report.host;
     let cpus = if host.cpus == 1 { "1 CPU".to_owned() } else { format!("{} CPUs", host.cpus) };
-    let virtual_machine = host
-        .hypervisor
-        .as_ref()
-        .map_or(String::new(), |name| format!(", a virtual machine ({name})"));
+    let virtual_machine = match host.hypervisor.as_deref() {
+        None => String::new(),
+        Some("unknown") => ", a virtual machine".to_owned(),
+        Some(name) => format!(", a virtual machine ({name})"),
+    };
     let machine = format!(
         "sinew {} on Linux {}, {}, {}, {cpus}, {}{virtual_machine}",
         host.sinew,
@@ -122,6 +123,9 @@ fn header(report: &Report, look: Look) -> String {
     );
     if report.rows.is_empty() {
         method = "Nothing was measured.".to_owned();
+    }
+    if cfg!(debug_assertions) && !cfg!(test) {
+        method.push_str(" DEBUG BUILD: the code that is measured is not optimised.");
     }
     if let Some(input) = &used.input {
         let _ = write!(
