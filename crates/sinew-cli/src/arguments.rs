@@ -75,7 +75,7 @@ pub(crate) struct Bench {
     #[arg(long_help = "Bytes of one message, separated by commas: 64, 4K, 1M. The letters are \
                        powers of 1024.\n\n[default: 64,4K,64K,1M; with --quick 64,64K]\n\nA size \
                        that a mechanism cannot carry on this host is skipped with the limit that \
-                       stands against it.")]
+                       stands against it. A bulk payload has a size of its own.")]
     pub(crate) sizes: Vec<Size>,
 
     /// What is done: round-trip, stream, bulk [default: all]

@@ -21,6 +21,17 @@ const ENVIRONMENT: Section = (
     ],
 );
 
+/// Of a command that runs long enough to be interrupted.
+const EXIT_OF_A_RUN: Section = (
+    "Exit status",
+    &[
+        "0  all went well",
+        "1  something failed: a row, or writing the result; standard error says what",
+        "2  bad usage; standard error says in one line what is wrong and what would be right",
+        "After Ctrl-C it cleans up and ends by SIGINT, which a shell shows as 130.",
+    ],
+);
+
 pub(crate) const SINEW: &[Section] = &[
     (
         "Examples",
@@ -81,7 +92,7 @@ pub(crate) const BENCH: &[Section] = &[
             "removed by the next run.",
         ],
     ),
-    EXIT,
+    EXIT_OF_A_RUN,
     ENVIRONMENT,
 ];
 

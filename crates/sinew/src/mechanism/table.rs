@@ -129,7 +129,7 @@ pub(super) static TABLE: [Facts; 37] = [
         atomicity: "each message arrives whole or not at all; an empty one looks like the end",
         after_crash: "the other side sees the end or EPIPE (ECONNRESET if messages were unread); a listener's path stays",
         sources: &["unix(7)", "socket(7)"],
-        limits: &[L::WmemDefault, L::WmemMax, L::UnixMaxDgramQlen, L::Somaxconn, L::Nofile],
+        limits: &[L::WmemDefault, L::WmemMax, L::Somaxconn, L::Nofile],
         ..BASE
     },
     Facts {
@@ -495,7 +495,8 @@ pub(super) static TABLE: [Facts; 37] = [
         lifetime: Lifetime::Process,
         // Of real-time signals the lowest number comes first.
         priority: true,
-        credentials: Credentials::Message,
+        // Of kill(2) the kernel tells the sender; the data of sigqueue(3) holds what that says.
+        credentials: Credentials::None,
         largest: Largest::Bytes(8),
         accepted: Accepted::Buffered,
         atomicity: "real-time signals queue, in order; of standard signals one of each number is kept pending",
@@ -515,7 +516,8 @@ pub(super) static TABLE: [Facts; 37] = [
         lifetime: Lifetime::Reference,
         pollable: true,
         priority: true,
-        credentials: Credentials::Message,
+        // Of kill(2) the kernel tells the sender; the data of sigqueue(3) holds what that says.
+        credentials: Credentials::None,
         // struct signalfd_siginfo.
         largest: Largest::Bytes(128),
         accepted: Accepted::Buffered,

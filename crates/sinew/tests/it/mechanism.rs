@@ -34,6 +34,7 @@ pub(crate) const TESTS: &[Test] = tests![
     the_largest_sysv_message_is_its_limit,
     descriptors_pass_through_unix_sockets_and_not_through_netlink,
     packet_mode_keeps_boundaries_in_pipe_and_fifo,
+    the_queue_length_bounds_datagrams_to_a_stranger_and_no_connection,
     every_limit_is_read_or_says_why_not,
     limits_agree_with_what_the_kernel_shows,
     a_changed_limit_is_seen_at_once,
@@ -364,6 +365,34 @@ fn packet_mode_keeps_boundaries_in_pipe_and_fifo() -> Result<(), Skip> {
         assert_eq!(reader.read(&mut buffer).unwrap(), 3, "{mechanism} in packet mode");
         assert_eq!(reader.read(&mut buffer).unwrap(), 2, "{mechanism} in packet mode");
     }
+    Ok(())
+}
+
+fn the_queue_length_bounds_datagrams_to_a_stranger_and_no_connection() -> Result<(), Skip> {
+    use std::os::unix::net::{SocketAddr, UnixDatagram};
+    let Some(limit) = Limit::UnixMaxDgramQlen.value() else {
+        return skip("net.unix.max_dgram_qlen cannot be read here");
+    };
+    let path = scratch().join("socket");
+    let receiver = UnixDatagram::bind(&path).unwrap();
+    let sender = UnixDatagram::unbound().unwrap();
+    sender.set_nonblocking(true).unwrap();
+    let address = SocketAddr::from_pathname(&path).unwrap();
+    let count = |send: &dyn Fn() -> std::io::Result<usize>| {
+        // The send buffer ends it where the queue does not.
+        (0..100_000).take_while(|_| send().is_ok()).count() as u64
+    };
+    // The kernel lets one more in than the limit says.
+    assert_eq!(count(&|| sender.send_to_addr(b"x", &address)), limit + 1);
+    drop(receiver);
+    fs::remove_file(path).unwrap();
+    for kind in [SocketType::DGRAM, SocketType::SEQPACKET] {
+        let (one, _other) = unix_pair(kind);
+        let went = count(&|| Ok(send(&one, b"x", SendFlags::NOSIGNAL)?));
+        assert!(went > limit + 1, "{went} of a connected {kind:?}");
+    }
+    assert!(Mechanism::UnixDgram.facts().limits.contains(&Limit::UnixMaxDgramQlen));
+    assert!(!Mechanism::UnixSeqpacket.facts().limits.contains(&Limit::UnixMaxDgramQlen));
     Ok(())
 }
 
