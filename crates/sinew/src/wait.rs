@@ -115,37 +115,28 @@ impl<'a> Wait<'a> {
         // A nap too long for the kernel's clock is none.
         let nap = nap.and_then(|nap| Timespec::try_from(nap).ok());
 
-        let mut fds = [const { None }; 2];
-        let mut count = 0;
-        if let Some((fd, events)) = fd {
-            fds[count] = Some(PollFd::from_borrowed_fd(fd, events));
-            count += 1;
-        }
-        let watched = count;
-        if let Some(interrupt) = self.interrupt {
-            fds[count] = Some(PollFd::from_borrowed_fd(interrupt.0.as_fd(), PollFlags::IN));
-            count += 1;
-        }
-        let mut polled = match fds {
-            [Some(a), Some(b)] => {
-                let mut two = [a, b];
-                let r = poll(&mut two, nap.as_ref());
-                r.map(|n| (n, two[1].revents()))
+        let watched = fd.map(|(fd, events)| PollFd::from_borrowed_fd(fd, events));
+        let interrupt =
+            self.interrupt.map(|i| PollFd::from_borrowed_fd(i.0.as_fd(), PollFlags::IN));
+        let mut polled = match (watched, interrupt) {
+            (Some(watched), Some(interrupt)) => {
+                let mut both = [watched, interrupt];
+                poll(&mut both, nap.as_ref()).map(|_| both[1].revents())
             }
-            [Some(a), None] => {
-                let mut one = [a];
-                let r = poll(&mut one, nap.as_ref());
-                r.map(|n| (n, if watched == 0 { one[0].revents() } else { PollFlags::empty() }))
+            (None, Some(interrupt)) => {
+                let mut one = [interrupt];
+                poll(&mut one, nap.as_ref()).map(|_| one[0].revents())
             }
-            _ => poll(&mut [], nap.as_ref()).map(|n| (n, PollFlags::empty())),
+            (Some(watched), None) => poll(&mut [watched], nap.as_ref()).map(|_| PollFlags::empty()),
+            (None, None) => poll(&mut [], nap.as_ref()).map(|_| PollFlags::empty()),
         };
         if polled == Err(Errno::INTR) {
             // The caller looks again and sleeps for what is left of the deadline.
-            polled = Ok((1, PollFlags::empty()));
+            polled = Ok(PollFlags::empty());
         }
         match polled {
             Err(errno) => Err(Stop::Os(errno.raw_os_error())),
-            Ok((_, interrupted)) if !interrupted.is_empty() => Err(Stop::Interrupted),
+            Ok(interrupted) if !interrupted.is_empty() => Err(Stop::Interrupted),
             // Time ran out, or only the nap did: the deadline is looked at before the next sleep.
             Ok(_) => Ok(()),
         }
