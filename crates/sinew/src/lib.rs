@@ -7,6 +7,7 @@
 mod copy;
 mod process;
 mod share;
+mod sysv_key;
 
 pub mod error;
 pub mod kernel;

@@ -20,11 +20,13 @@ const MODULES: &[(&str, &[&str])] = &[
     ("mechanism", &["error", "limits"]),
     ("limits", &["error", "kernel", "mechanism"]),
     ("wait", &["error", "kernel"]),
+    ("sysv_key", &["error"]),
     ("copy", BASE),
     ("share", BASE),
-    ("process", BASE),
+    // A child is given listening sockets.
+    ("process", &["copy", "error", "kernel", "limits", "mechanism", "sysv_key", "wait"]),
 ];
-const BASE: &[&str] = &["error", "kernel", "limits", "mechanism", "wait"];
+const BASE: &[&str] = &["error", "kernel", "limits", "mechanism", "sysv_key", "wait"];
 
 /// What `lib.rs` gives a second name at the root of the library.
 const RENAMED: &[(&str, &str)] = &[

@@ -58,9 +58,10 @@ mod message;
 mod options;
 mod status;
 
+pub use crate::sysv_key::Key;
 pub use message::Message;
 use message::{STACK, body_of, in_kept_room, on_stack};
-pub use options::{Key, Options};
+pub use options::Options;
 pub use status::Status;
 
 /// A queue, by its id. Dropping it does nothing to the queue; clones are the same queue.

@@ -50,7 +50,7 @@ use crate::limits::Limit;
 use crate::mapping::{self, Huge, Mapping, explain};
 use crate::mechanism::Mechanism;
 
-pub use crate::copy::sysv_mq::Key;
+pub use crate::sysv_key::Key;
 
 const MECHANISM: Mechanism = Mechanism::SysvShm;
 /// Pages from the pool of huge ones (`linux/shm.h`).
