@@ -153,10 +153,21 @@ impl TcpOptions {
     /// # Errors
     /// If the kernel refuses one, or if a buffer is above its limit.
     pub fn apply(&self, stream: impl AsFd) -> Result<()> {
-        self.apply_to(stream.as_fd())
+        self.prepare(stream.as_fd())?;
+        self.begin(stream.as_fd())
     }
 
-    fn apply_to(&self, fd: BorrowedFd<'_>) -> Result<()> {
+    /// What belongs to a connection that is there: before, the kernel forgets it.
+    fn begin(&self, fd: BorrowedFd<'_>) -> Result<()> {
+        if self.quickack {
+            sockopt::set_tcp_quickack(fd, true)
+                .map_err(|e| Error::os("set TCP_QUICKACK", e).on(TCP))?;
+        }
+        Ok(())
+    }
+
+    /// What a socket can be told before it is connected, and what connections inherit from a listener.
+    fn prepare(&self, fd: BorrowedFd<'_>) -> Result<()> {
         let failed = |operation| move |e| Error::os(operation, e).on(TCP);
         self.shared.apply(fd, TCP)?;
         sockopt::set_tcp_nodelay(fd, self.nodelay).map_err(failed("set TCP_NODELAY"))?;
@@ -174,9 +185,6 @@ impl TcpOptions {
             let millis = u32::try_from(time.as_millis())
                 .map_err(|_| Error::new(ErrorKind::InvalidInput, operation).on(TCP))?;
             sockopt::set_tcp_user_timeout(fd, millis).map_err(failed(operation))?;
-        }
-        if self.quickack {
-            sockopt::set_tcp_quickack(fd, true).map_err(failed("set TCP_QUICKACK"))?;
         }
         Ok(())
     }
@@ -216,7 +224,7 @@ impl TcpOptions {
             sockopt::set_socket_reuseaddr(fd, true)
                 .map_err(|e| Error::os("set SO_REUSEADDR", e).on(TCP))?;
         }
-        self.apply_to(fd)?;
+        self.prepare(fd)?;
         bind(fd, &address).map_err(|e| bind_failed(e, address, TCP))?;
         let backlog = i32::try_from(self.backlog).unwrap_or(i32::MAX);
         listen(fd, backlog).map_err(|e| Error::os("listen", e).on(TCP).object(address))?;
@@ -473,7 +481,7 @@ impl Connects for Connector {
         // Ours alone until it is connected: its mode is nobody else's business.
         let socket = new_socket(address, flags)?;
         let fd = socket.as_fd();
-        self.options.apply_to(fd)?;
+        self.options.prepare(fd)?;
 
         let mut started = false;
         drive(fd, PollFlags::OUT, wait, |_| {
@@ -493,6 +501,7 @@ impl Connects for Connector {
         })
         .map_err(|stop| stop.into_error(operation))
         .and_then(|()| is_another(fd, address))
+        .and_then(|()| self.options.begin(fd))
         .and_then(|()| {
             if bounded {
                 rustix::io::ioctl_fionbio(fd, false).map_err(|e| Error::os(operation, e))?;

@@ -14,7 +14,7 @@ use rustix::net::{
 use super::option::{Shared, drops};
 use super::stream::failed;
 use super::tcp::{bind_failed, open_socket};
-use crate::error::{Error, ErrorKind, RecvError, Result, SendError, Stop};
+use crate::error::{Error, RecvError, Result, SendError, Stop};
 use crate::mechanism::Mechanism;
 use crate::wait::{Mode, Receives, Sends, Wait, drive};
 
@@ -79,7 +79,7 @@ impl UdpOptions {
     /// port to other hosts: see the [module](super).
     ///
     /// # Errors
-    /// Of kind [`InUse`](ErrorKind::InUse) if another socket has the port; if no descriptor is left,
+    /// Of kind [`InUse`](crate::ErrorKind::InUse) if another socket has the port; if no descriptor is left,
     /// or an option is refused.
     pub fn bind(&self, address: impl Into<SocketAddr>) -> Result<Udp> {
         let address = address.into();
@@ -237,7 +237,7 @@ impl Udp {
     /// ```
     ///
     /// # Errors
-    /// Of kind [`Unsupported`](ErrorKind::Unsupported) where a sandbox has no SO_MEMINFO.
+    /// Of kind [`Unsupported`](crate::ErrorKind::Unsupported) where a sandbox has no SO_MEMINFO.
     pub fn dropped(&self) -> Result<u32> {
         drops(self).map_err(|e| Error::os("count dropped datagrams (SO_MEMINFO)", e).on(UDP))
     }
@@ -253,7 +253,7 @@ impl Udp {
     /// The address that it is connected to.
     ///
     /// # Errors
-    /// Of kind [`Closed`](ErrorKind::Closed) if it is not connected.
+    /// Of kind [`Closed`](crate::ErrorKind::Closed) if it is not connected.
     pub fn peer_addr(&self) -> Result<SocketAddr> {
         self.0.peer_addr().map_err(failed("read the address of the other end", UDP))
     }
