@@ -497,6 +497,8 @@ fn activation_keeps_the_environment_of_the_command() -> Result<(), Skip> {
 fn a_failed_activation_is_told_and_leaves_nothing() -> Result<(), Skip> {
     let before = census::descriptors();
     let mut command = Command::new("no-such-program-anywhere");
+    // A folder of the PATH that this user may not read would be another error.
+    command.env("PATH", "/usr/bin:/bin");
     let error = command.spawn_with_listen_fds([("x", marked(0))]).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.to_string().contains("no-such-program-anywhere"), "{error}");

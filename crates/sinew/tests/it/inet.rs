@@ -465,16 +465,17 @@ fn options_reach_both_ends() -> Result<(), Skip> {
     let plain = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     assert!(!plain.nodelay().unwrap());
     options.apply(&plain).unwrap();
-    for stream in [client, server, plain] {
+    // By reference: the end of one would put the other back to delaying.
+    for stream in [&client, &server, &plain] {
         assert!(stream.nodelay().unwrap());
-        assert_eq!(sockopt::socket_send_buffer_size(&stream).unwrap(), 40_000);
-        assert_eq!(sockopt::socket_recv_buffer_size(&stream).unwrap(), 60_000);
-        assert!(sockopt::socket_keepalive(&stream).unwrap());
-        assert_eq!(sockopt::tcp_keepidle(&stream).unwrap(), 7 * second);
-        assert_eq!(sockopt::tcp_keepintvl(&stream).unwrap(), 5 * second);
-        assert_eq!(sockopt::tcp_keepcnt(&stream).unwrap(), 3);
-        assert_eq!(sockopt::tcp_user_timeout(&stream).unwrap(), 4321);
-        assert!(sockopt::tcp_quickack(&stream).unwrap());
+        assert_eq!(sockopt::socket_send_buffer_size(stream).unwrap(), 40_000);
+        assert_eq!(sockopt::socket_recv_buffer_size(stream).unwrap(), 60_000);
+        assert!(sockopt::socket_keepalive(stream).unwrap());
+        assert_eq!(sockopt::tcp_keepidle(stream).unwrap(), 7 * second);
+        assert_eq!(sockopt::tcp_keepintvl(stream).unwrap(), 5 * second);
+        assert_eq!(sockopt::tcp_keepcnt(stream).unwrap(), 3);
+        assert_eq!(sockopt::tcp_user_timeout(stream).unwrap(), 4321);
+        assert!(sockopt::tcp_quickack(stream).unwrap());
     }
     let listener = TcpOptions::new().nodelay(false).listen_loopback().unwrap();
     let _client = inet::connect(listener.local_addr().unwrap()).unwrap();
