@@ -2,7 +2,7 @@
 //!
 //! | what is wanted | system call | where the kernel lacks it |
 //! |---|---|---|
-//! | write, no SIGPIPE | `pwritev2(RWF_NOSIGNAL)`, Linux 6.18 | `write` with the signal kept away |
+//! | write, no SIGPIPE | `pwritev2(RWF_NOSIGNAL)`, Linux 6.18; `write` while the thread holds the signal | `write` with the signal kept away |
 //! | write, no sleep | `pwritev2(RWF_NOWAIT)`, Linux 6.4 | a description of its own (`/proc/self/fd`), else by way of a private pipe |
 //! | read, no sleep | `preadv2(RWF_NOWAIT)`, Linux 6.4 | `vmsplice(SPLICE_F_NONBLOCK)` of a read end, which copies |
 //!
@@ -20,7 +20,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::{Errno, ReadWriteFlags, preadv2, pwritev2};
 use rustix::pipe::{IoSliceRaw, PipeFlags, SpliceFlags, pipe_with, splice, vmsplice};
 
-use super::sigpipe::without_sigpipe;
+use super::sigpipe::{self, without_sigpipe};
 use crate::kernel::Feature;
 use crate::wait::Mode;
 
@@ -32,6 +32,9 @@ const NO_OFFSET: u64 = u64::MAX;
 /// Writes once. In the common case it is one inlined system call.
 #[inline]
 pub(crate) fn write(fd: BorrowedFd<'_>, data: &[u8], mode: Mode) -> Result<usize, Errno> {
+    if mode == Mode::MayBlock && sigpipe::is_held() {
+        return sigpipe::while_held(|| rustix::io::write(fd, data));
+    }
     if Feature::RwfNosignal.usable() {
         let flags = match mode {
             Mode::MayBlock => NOSIGNAL,
