@@ -3,11 +3,43 @@
 //! A run has a supervisor and, for each row, two workers: the program starts itself twice, so its
 //! `main` calls [`worker_main`] first. The supervisor measures nothing; it watches, so that a
 //! worker that dies or hangs costs one row and leaves nothing behind.
+//!
+//! Every row that copies through the kernel is measured in pairs of batches, one through the
+//! library and one in bare libc calls (`floor.rs`), on the same objects and in the same two
+//! processes, alternating; all rows are gone through several times, so that drift hits all alike.
 
 #![deny(unsafe_code)]
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counts and nanoseconds become quotients of three digits"
+)]
 
+mod bulk;
+mod calls;
+mod carrier;
+mod cpu;
+mod floor;
+mod host;
+mod input;
+mod job;
+mod kernel;
+mod link;
+mod memory;
+mod messages;
+mod pair;
+mod payload;
+mod plan;
 pub mod report;
+mod rundir;
 pub mod settings;
+mod shared;
+mod signals;
+mod stats;
+mod supervisor;
+mod trouble;
+mod worker;
 
 use std::process::ExitCode;
 
@@ -17,13 +49,16 @@ pub use settings::{Placement, Progress, Settings, Work};
 /// Runs this process as a worker and says how it ended, if a supervisor started it as one.
 #[must_use]
 pub fn worker_main() -> Option<ExitCode> {
-    None
+    worker::main()
 }
 
-/// Measures.
+/// Measures. While it runs, SIGINT, SIGTERM and SIGHUP of the calling thread (and of those that it
+/// starts meanwhile) end the run in order.
 ///
 /// # Errors
-/// In one line: what makes the whole run impossible. A row that fails is in [`Report::failed`].
-pub fn run(_settings: &Settings, _progress: &mut dyn Progress) -> sinew::Result<Report> {
-    Err(sinew::Error::new(sinew::ErrorKind::Unsupported, "bench").because("in the making"))
+/// In one line: what makes the whole run impossible, or of kind
+/// [`Interrupted`](sinew::ErrorKind::Interrupted) after a signal. A row that fails is in
+/// [`Report::failed`].
+pub fn run(settings: &Settings, progress: &mut dyn Progress) -> sinew::Result<Report> {
+    supervisor::run(settings, progress)
 }
