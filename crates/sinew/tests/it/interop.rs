@@ -11,6 +11,7 @@ use sinew_testkit::{Skip, scratch, skip};
 
 pub(crate) mod memory;
 pub(crate) mod queues;
+pub(crate) mod sockets;
 
 /// A running program, which is talked to by lines on its standard input and output.
 #[derive(Debug)]
@@ -28,6 +29,11 @@ impl Program {
         let input = child.stdin.take();
         let output = BufReader::new(child.stdout.take().unwrap());
         Self { child, input, output }
+    }
+
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Writes one line to it.

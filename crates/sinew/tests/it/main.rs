@@ -31,6 +31,7 @@ fn main() -> ExitCode {
         .add(inet::TESTS, inet::ROLES)
         .add(interop::memory::TESTS, interop::memory::ROLES)
         .add(interop::queues::TESTS, interop::queues::ROLES)
+        .add(interop::sockets::TESTS, interop::sockets::ROLES)
         .add(mapping::TESTS, mapping::ROLES)
         .add(mechanism::TESTS, mechanism::ROLES)
         .add(memfd::TESTS, memfd::ROLES)
