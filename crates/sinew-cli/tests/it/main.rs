@@ -2,6 +2,8 @@
 //! behind. Each test runs in a process of its own: see `sinew_testkit`.
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
 
+mod bench;
+mod ending;
 mod help;
 mod mechanisms;
 mod output;
@@ -13,6 +15,8 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     sinew_testkit::Suite::new()
+        .add(bench::TESTS, bench::ROLES)
+        .add(ending::TESTS, ending::ROLES)
         .add(help::TESTS, help::ROLES)
         .add(mechanisms::TESTS, mechanisms::ROLES)
         .add(output::TESTS, output::ROLES)
