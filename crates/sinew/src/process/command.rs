@@ -1,4 +1,4 @@
-#![allow(unsafe_code, reason = "hooks between fork and exec, and descriptors known by number")]
+#![allow(unsafe_code, reason = "hooks between fork and exec")]
 //! Starting a program with the descriptors it is to have, and taking over what one was started with.
 //!
 //! [`CommandExt`] adds to [`std::process::Command`]:
@@ -40,26 +40,27 @@
 //! The child of a program with threads may do nothing but plain system calls there. The hooks do
 //! nothing else: everything is allocated, duplicated and checked before.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::ffi::{CString, OsStr, OsString, c_char};
+mod grant;
+mod image;
+mod inherited;
+
+use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rustix::fs::fstat;
-use rustix::io::{Errno, FdFlags, fcntl_dupfd_cloexec, fcntl_getfd, fcntl_setfd};
-use rustix::net::{AddressFamily, SocketType, sockopt};
+use rustix::io::Errno;
 use rustix::process::{getpid, getppid, kill_process, set_parent_process_death_signal};
 
+pub use inherited::{ListenFd, inherited_fd, listen_fds};
 pub use rustix::process::Signal;
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::inet::Listener;
-use crate::limits::Limit;
+use grant::Grant;
+use image::Image;
 
 /// The number of the first descriptor of socket activation: SD_LISTEN_FDS_START.
 const LISTEN_FDS_START: RawFd = 3;
@@ -262,140 +263,9 @@ impl CommandExt for Command {
     }
 }
 
-/// Numbers at which a hook of some command puts a descriptor that is held elsewhere in this process,
-/// and how many such hooks there are. A hook that runs later must find its own source untouched, so
-/// no source is held at one of them.
-static TARGETS: Mutex<BTreeMap<RawFd, usize>> = Mutex::new(BTreeMap::new());
-
 /// Sets of numbers stay right whatever panicked while they were locked.
 fn locked<T>(set: &Mutex<T>) -> MutexGuard<'_, T> {
     set.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// A descriptor that the child gets at a number.
-#[derive(Debug)]
-struct Grant {
-    number: RawFd,
-    place: Place,
-    /// Where it was before, if it was duplicated. Held so that its number, which may be the target
-    /// of another grant, stays taken.
-    _original: Option<OwnedFd>,
-}
-
-/// Where the parent holds a granted descriptor.
-#[derive(Debug)]
-enum Place {
-    /// At its number already.
-    There(OwnedFd),
-    /// At a number that no earlier hook of the command puts anything at.
-    Elsewhere {
-        source: OwnedFd,
-        /// Whatever keeps std from using the number, where it was free.
-        _reservation: Option<OwnedFd>,
-        /// What had the number otherwise, for telling whether it is something else by the time of
-        /// the start.
-        occupant: Option<(u64, u64)>,
-    },
-}
-
-impl Grant {
-    fn new(number: RawFd, original: OwnedFd) -> Result<Self> {
-        let operation = "give a descriptor to a child";
-        let failed = |e| Error::os(operation, e).object(format!("number {number}"));
-        if number < 0 {
-            return Err(failed(Errno::INVAL).because("a number is not negative"));
-        }
-        let most = Limit::Nofile.value().unwrap_or(u64::MAX);
-        if u64::try_from(number).is_ok_and(|n| n >= most) {
-            return Err(failed(Errno::MFILE)
-                .because(format!("the number is above {}", Limit::Nofile.stated()))
-                .fix(Limit::Nofile.raise()));
-        }
-        let none_left = |e| match e {
-            // As fcntl(2) says where all numbers from the lowest wanted one up are taken.
-            Errno::MFILE | Errno::INVAL => failed(Errno::MFILE)
-                .because(format!("this process has {}", Limit::Nofile.stated()))
-                .fix(Limit::Nofile.raise()),
-            e => failed(e),
-        };
-
-        let mut targets = locked(&TARGETS);
-        let is_target = targets.contains_key(&number);
-        // The three standard ones are this process's own too: nothing is placed there.
-        if number > 2 && !is_target && original.as_raw_fd() == number {
-            return Ok(Self { number, place: Place::There(original), _original: None });
-        }
-        let there = match fcntl_dupfd_cloexec(&original, number) {
-            Ok(there) if there.as_raw_fd() == number && number > 2 => Some(there),
-            Ok(_) | Err(Errno::MFILE) => None,
-            Err(e) => return Err(none_left(e)),
-        };
-        let place = match there {
-            Some(there) if !is_target => Place::There(there),
-            reservation => {
-                let mut lowest = 3;
-                let source = loop {
-                    let source = fcntl_dupfd_cloexec(&original, lowest).map_err(none_left)?;
-                    let at = source.as_raw_fd();
-                    if at != number && !targets.contains_key(&at) {
-                        break source;
-                    }
-                    lowest = at + 1;
-                };
-                *targets.entry(number).or_default() += 1;
-                let occupant = identity(number);
-                Place::Elsewhere { source, _reservation: reservation, occupant }
-            }
-        };
-        Ok(Self { number, place, _original: Some(original) })
-    }
-
-    /// In the child.
-    fn apply(&self) -> io::Result<()> {
-        let (source, occupant) = match &self.place {
-            Place::There(fd) => return Ok(fcntl_setfd(fd, FdFlags::empty())?),
-            Place::Elsewhere { source, occupant, .. } => (source, *occupant),
-        };
-        if self.number > 2 && identity(self.number) != occupant && is_channel(self.number) {
-            return Err(Errno::BUSY.into());
-        }
-        // SAFETY: dup2 touches no memory. What it closes is the child's copy of something that
-        // belongs to the parent, or an earlier grant of this command for the same number.
-        if unsafe { libc::dup2(source.as_raw_fd(), self.number) } < 0 {
-            return Err(io::Error::last_os_error());
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Grant {
-    fn drop(&mut self) {
-        if let Place::Elsewhere { .. } = self.place {
-            let mut targets = locked(&TARGETS);
-            if let Some(count) = targets.get_mut(&self.number) {
-                *count -= 1;
-                if *count == 0 {
-                    targets.remove(&self.number);
-                }
-            }
-        }
-    }
-}
-
-/// Device and inode of what has this number.
-fn identity(number: RawFd) -> Option<(u64, u64)> {
-    // SAFETY: only asked about, whoever owns it; fstat(2) says EBADF where it is not open.
-    let fd = unsafe { BorrowedFd::borrow_raw(number) };
-    fstat(fd).ok().map(|stat| (stat.st_dev, stat.st_ino))
-}
-
-/// Whether this may be where std reports from the child that a start failed, which is one end of a
-/// UNIX seqpacket pair.
-fn is_channel(number: RawFd) -> bool {
-    // SAFETY: only asked about, whoever owns it; the calls say EBADF where it is not open.
-    let fd = unsafe { BorrowedFd::borrow_raw(number) };
-    matches!(sockopt::socket_domain(fd), Ok(AddressFamily::UNIX))
-        && matches!(sockopt::socket_type(fd), Ok(SocketType::SEQPACKET))
 }
 
 /// In the child: sets close-on-exec on all of these numbers.
@@ -425,286 +295,4 @@ fn die_with(parent: rustix::process::Pid, signal: Signal) -> io::Result<()> {
 /// What sd_listen_fds(3) takes for a name.
 fn is_fd_name(name: &str) -> bool {
     (1..=255).contains(&name.len()) && name.bytes().all(|b| (b' '..=b'~').contains(&b) && b != b':')
-}
-
-/// A program to execute: everything but the process id is there before the fork.
-struct Image {
-    program: CString,
-    /// What the pointers below point to.
-    _texts: Vec<CString>,
-    arguments: Vec<*const c_char>,
-    environment: Vec<*const c_char>,
-    /// `LISTEN_PID=`, and room for the digits and the NUL.
-    pid: Box<[u8; PID_KEY.len() + 11]>,
-}
-
-const PID_KEY: &[u8] = b"LISTEN_PID=";
-
-// SAFETY: the pointers are to texts on the heap that the same value owns and that nothing changes but
-// `execute`, which takes the value exclusively.
-unsafe impl Send for Image {}
-// SAFETY: as above; a shared reference gives no access at all.
-unsafe impl Sync for Image {}
-
-impl Image {
-    fn of(command: &mut Command, names: &[String]) -> Result<Self> {
-        let text = |bytes: Vec<u8>| {
-            CString::new(bytes).map_err(|e| {
-                Error::new(ErrorKind::InvalidInput, "start a program")
-                    .because(format!("a NUL byte in its name, arguments or environment: {e}"))
-            })
-        };
-        let program = text(command.get_program().as_bytes().to_vec())?;
-        let mut texts = Vec::new();
-        let mut arguments = vec![program.as_ptr()];
-        for argument in command.get_args() {
-            let argument = text(argument.as_bytes().to_vec())?;
-            arguments.push(argument.as_ptr());
-            texts.push(argument);
-        }
-        arguments.push(std::ptr::null());
-
-        let pid = Box::new([0; PID_KEY.len() + 11]);
-        let mut environment = vec![pid.as_ptr().cast()];
-        let count = names.len().to_string();
-        let variables = environment_of(command)
-            .into_iter()
-            .filter(|(key, _)| !key.as_bytes().starts_with(b"LISTEN_"))
-            .chain([
-                ("LISTEN_FDS".into(), count.into()),
-                ("LISTEN_FDNAMES".into(), names.join(":").into()),
-            ]);
-        for (mut variable, value) in variables {
-            variable.push("=");
-            variable.push(value);
-            let variable = text(variable.into_vec())?;
-            environment.push(variable.as_ptr());
-            texts.push(variable);
-        }
-        environment.push(std::ptr::null());
-        Ok(Self { program, _texts: texts, arguments, environment, pid })
-    }
-
-    /// In the child. Comes back only if it fails.
-    fn execute(&mut self) -> io::Error {
-        unsafe extern "C" {
-            /// The environment of the process, as execvp(3) takes it and searches its PATH.
-            static mut environ: *const *const c_char;
-        }
-        let mut rest = getpid().as_raw_nonzero().get().unsigned_abs();
-        let mut digits = [0_u8; 10];
-        let mut first = digits.len();
-        while rest > 0 {
-            first -= 1;
-            digits[first] = b'0' + (rest % 10) as u8;
-            rest /= 10;
-        }
-        let digits = &digits[first..];
-        let (key, value) = self.pid.split_at_mut(PID_KEY.len());
-        key.copy_from_slice(PID_KEY);
-        value.fill(0);
-        value[..digits.len()].copy_from_slice(digits);
-        // A pointer made before the write could not be read through by the rules of Rust.
-        self.environment[0] = self.pid.as_ptr().cast();
-
-        // SAFETY: this process is the child, which has one thread, and std sets the same variable at
-        // this place.
-        unsafe { environ = self.environment.as_ptr() };
-        // SAFETY: NUL-terminated texts in arrays that end with a null pointer, all owned by `self`.
-        unsafe { libc::execvp(self.program.as_ptr(), self.arguments.as_ptr()) };
-        io::Error::last_os_error()
-    }
-}
-
-/// The environment that std would give.
-fn environment_of(command: &mut Command) -> Vec<(OsString, OsString)> {
-    // Whether it was cleared shows in what removing a variable does: from an inherited environment
-    // it is a change that is kept, from an empty one it is nothing.
-    const PROBE: &str = "SINEW_IS_THE_ENVIRONMENT_CLEARED";
-    let removed = |command: &Command| {
-        command.get_envs().any(|(key, value)| key == OsStr::new(PROBE) && value.is_none())
-    };
-    command.env_remove(PROBE);
-    let inherits = removed(command);
-    let mut variables: Vec<(OsString, OsString)> =
-        if inherits { std::env::vars_os().collect() } else { Vec::new() };
-    for (key, value) in command.get_envs() {
-        variables.retain(|(k, _)| k != key);
-        if let Some(value) = value {
-            variables.push((key.to_owned(), value.to_owned()));
-        }
-    }
-    variables
-}
-
-/// Numbers that were handed out as an owned descriptor.
-static TAKEN: Mutex<BTreeSet<RawFd>> = Mutex::new(BTreeSet::new());
-
-/// The descriptor that this program was started with at this number, owned from now on and
-/// close-on-exec.
-///
-/// Each number can be taken once. A descriptor that came through execve(2) is not close-on-exec; one
-/// that is belongs to somebody in this process, as all that std and this library open does, and is
-/// refused. So are 0, 1 and 2, which std's `stdin` and its like use. Code of other languages may open
-/// descriptors without that flag: take what is yours at the beginning of `main`, before such
-/// code runs.
-///
-/// ```
-/// use sinew::{ErrorKind, command};
-///
-/// // This program was started with nothing there.
-/// assert_eq!(command::inherited_fd(700).unwrap_err().kind(), ErrorKind::NotFound);
-/// ```
-///
-/// # Errors
-/// Of kind [`NotFound`](ErrorKind::NotFound) if nothing is there,
-/// [`InUse`](ErrorKind::InUse) if it was taken before,
-/// [`Mismatch`](ErrorKind::Mismatch) if it was not inherited, and
-/// [`InvalidInput`](ErrorKind::InvalidInput) for 0, 1, 2 and negative numbers.
-pub fn inherited_fd(number: RawFd) -> Result<OwnedFd> {
-    let mut taken = locked(&TAKEN);
-    check_inherited(number, &taken)?;
-    take(number, &mut taken)
-}
-
-fn check_inherited(number: RawFd, taken: &BTreeSet<RawFd>) -> Result<()> {
-    let new = |kind| {
-        Error::new(kind, "take an inherited descriptor").object(format!("descriptor {number}"))
-    };
-    if number < 0 {
-        return Err(new(ErrorKind::InvalidInput).because("a number is not negative"));
-    }
-    if number <= 2 {
-        return Err(new(ErrorKind::InvalidInput)
-            .because("std uses it")
-            .fix("see std::io::stdin, stdout and stderr, and BorrowedFd::try_clone_to_owned"));
-    }
-    if taken.contains(&number) {
-        return Err(new(ErrorKind::InUse).because("it was taken before"));
-    }
-    // SAFETY: only asked about, whoever owns it; fcntl(2) says EBADF where it is not open.
-    let fd = unsafe { BorrowedFd::borrow_raw(number) };
-    match fcntl_getfd(fd) {
-        Ok(flags) if flags.contains(FdFlags::CLOEXEC) => Err(new(ErrorKind::Mismatch)
-            .because("it is close-on-exec, so this process opened it, and somebody owns it")),
-        Ok(_) => Ok(()),
-        Err(_) => Err(new(ErrorKind::NotFound).because("this program was not started with it")),
-    }
-}
-
-fn take(number: RawFd, taken: &mut BTreeSet<RawFd>) -> Result<OwnedFd> {
-    // SAFETY: it is open, came through exec, and was not handed out before: `check_inherited` looked,
-    // under the lock that is still held. Only code that opens descriptors without close-on-exec
-    // could own it too, which the documentation of the callers tells.
-    let fd = unsafe { OwnedFd::from_raw_fd(number) };
-    taken.insert(number);
-    fcntl_setfd(&fd, FdFlags::CLOEXEC)
-        .map_err(|e| Error::os("set close-on-exec", e).object(format!("descriptor {number}")))?;
-    Ok(fd)
-}
-
-/// A descriptor of socket activation. Made by [`listen_fds`].
-#[derive(Debug)]
-pub struct ListenFd {
-    name: String,
-    fd: OwnedFd,
-}
-
-impl ListenFd {
-    /// The name that it has in LISTEN_FDNAMES (`FileDescriptorName=` of a systemd unit); `unknown`
-    /// without one.
-    #[must_use]
-    pub fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// As a TCP listener.
-    ///
-    /// # Errors
-    /// Of kind [`Mismatch`](ErrorKind::Mismatch) if it is anything else; the descriptor is closed.
-    pub fn into_tcp_listener(self) -> Result<Listener> {
-        let is_inet = matches!(
-            sockopt::socket_domain(&self.fd),
-            Ok(AddressFamily::INET | AddressFamily::INET6)
-        );
-        if is_inet
-            && matches!(sockopt::socket_type(&self.fd), Ok(SocketType::STREAM))
-            && matches!(sockopt::socket_acceptconn(&self.fd), Ok(true))
-        {
-            return Ok(self.fd.into());
-        }
-        Err(Error::new(ErrorKind::Mismatch, "take over a TCP listener")
-            .object(format!("{:?}", self.name))
-            .because("it is no TCP socket that listens"))
-    }
-}
-
-impl From<ListenFd> for OwnedFd {
-    fn from(listen: ListenFd) -> Self {
-        listen.fd
-    }
-}
-
-/// The descriptors of socket activation that this process was started with: none if it was started
-/// in another way. They are owned from now on and close-on-exec.
-///
-/// They are for this process if LISTEN_PID is its id, and are 3, 4, ... as many as LISTEN_FDS says.
-/// The variables are left as they are, as changing the environment is not safe once there are
-/// threads; children that inherit them see that LISTEN_PID is not theirs. See sd_listen_fds(3).
-///
-/// ```
-/// use sinew::command;
-/// use sinew::inet::Listener;
-///
-/// // Works alone and under systemd.
-/// let listener = match command::listen_fds()?.pop() {
-///     Some(given) => given.into_tcp_listener()?,
-///     None => Listener::loopback()?,
-/// };
-/// # drop(listener);
-/// # Ok::<(), sinew::Error>(())
-/// ```
-///
-/// # Errors
-/// Of kind [`InUse`](ErrorKind::InUse) if they were taken before, and
-/// [`Mismatch`](ErrorKind::Mismatch) if the variables contradict each other or what is open. Then
-/// nothing is taken.
-pub fn listen_fds() -> Result<Vec<ListenFd>> {
-    let read = |key| std::env::var_os(key).map(|value| value.to_string_lossy().into_owned());
-    if read("LISTEN_PID").and_then(|pid| pid.parse().ok()) != Some(std::process::id()) {
-        return Ok(Vec::new());
-    }
-    let Some(count) = read("LISTEN_FDS") else { return Ok(Vec::new()) };
-    let mismatch =
-        |object| Error::new(ErrorKind::Mismatch, "take over activated sockets").object(object);
-    let most = RawFd::MAX - LISTEN_FDS_START;
-    let Some(count) = count.parse().ok().filter(|count| (0..=most).contains(count)) else {
-        return Err(
-            mismatch(format!("LISTEN_FDS={count}")).because("it is no number of descriptors")
-        );
-    };
-    let names = read("LISTEN_FDNAMES");
-    let names: Option<Vec<&str>> = names.as_deref().map(|names| names.split(':').collect());
-    if let Some(names) = &names {
-        // No descriptors have no names, and yet splitting nothing gives one.
-        if names.len() != count as usize && !(count == 0 && *names == [""]) {
-            return Err(mismatch(format!("LISTEN_FDNAMES={:?}", names.join(":")))
-                .because(format!("LISTEN_FDS says {count}")));
-        }
-    }
-
-    let numbers = LISTEN_FDS_START..LISTEN_FDS_START + count;
-    let mut taken = locked(&TAKEN);
-    for number in numbers.clone() {
-        check_inherited(number, &taken).map_err(|error| match error.kind() {
-            ErrorKind::InUse => error,
-            _ => error.of_kind(ErrorKind::Mismatch),
-        })?;
-    }
-    let mut fds = Vec::new();
-    for (index, number) in numbers.enumerate() {
-        let name = names.as_ref().map_or("unknown", |names| names[index]).to_owned();
-        fds.push(ListenFd { name, fd: take(number, &mut taken)? });
-    }
-    Ok(fds)
 }

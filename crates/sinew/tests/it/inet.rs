@@ -20,6 +20,7 @@ pub(crate) const TESTS: &[Test] = tests![
     a_half_closed_stream_still_answers,
     a_killed_peer_closes_the_stream,
     what_a_killed_peer_left_unread_resets_the_stream,
+    a_dead_stream_raises_no_signal,
     what_came_before_a_reset_is_received,
     a_stopped_peer_is_slow_and_not_dead,
     a_stopped_peer_is_given_up_after_the_user_timeout,
@@ -36,6 +37,7 @@ pub(crate) const TESTS: &[Test] = tests![
     a_port_in_use_is_named,
     a_port_is_free_again_at_once,
     options_reach_both_ends,
+    quickack_ends_the_delaying_of_acknowledgements,
     a_buffer_above_the_limit_names_it,
     the_backlog_is_cut_to_somaxconn,
     everything_is_close_on_exec,
@@ -155,6 +157,19 @@ fn what_a_killed_peer_left_unread_resets_the_stream() -> Result<(), Skip> {
     assert_eq!(stream.recv(&mut buf), Err(RecvError::Closed));
     assert_eq!(stream.recv(&mut buf), Err(RecvError::Closed), "and so it stays");
     assert_eq!(stream.send(b"x"), Err(SendError::Closed));
+    Ok(())
+}
+
+fn a_dead_stream_raises_no_signal() -> Result<(), Skip> {
+    // As a host that is not written in Rust has it: SIGPIPE would kill this process.
+    // SAFETY: the default action is no handler, and this process has one thread.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_DFL) };
+    let (a, b) = inet::pair().unwrap();
+    a.send(b"never read").unwrap();
+    drop(b);
+    assert_eq!(a.recv(&mut [0; 4]), Err(RecvError::Closed));
+    assert_eq!(a.send(b"x"), Err(SendError::Closed));
+    assert_eq!(a.try_send(b"x"), Err(SendError::Closed));
     Ok(())
 }
 
@@ -457,15 +472,13 @@ fn options_reach_both_ends() -> Result<(), Skip> {
         .send_buffer(20_000)
         .receive_buffer(30_000)
         .keepalive(7 * second, 5 * second, 3)
-        .user_timeout(Duration::from_millis(4321))
-        .quickack(true);
+        .user_timeout(Duration::from_millis(4321));
     let listener = options.listen_loopback().unwrap();
     let client = options.connector(listener.local_addr().unwrap()).connect().unwrap();
     let server = listener.accept().unwrap();
     let plain = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
     assert!(!plain.nodelay().unwrap());
     options.apply(&plain).unwrap();
-    // By reference: the end of one would put the other back to delaying.
     for stream in [&client, &server, &plain] {
         assert!(stream.nodelay().unwrap());
         assert_eq!(sockopt::socket_send_buffer_size(stream).unwrap(), 40_000);
@@ -475,11 +488,23 @@ fn options_reach_both_ends() -> Result<(), Skip> {
         assert_eq!(sockopt::tcp_keepintvl(stream).unwrap(), 5 * second);
         assert_eq!(sockopt::tcp_keepcnt(stream).unwrap(), 3);
         assert_eq!(sockopt::tcp_user_timeout(stream).unwrap(), 4321);
-        assert!(sockopt::tcp_quickack(stream).unwrap());
     }
     let listener = TcpOptions::new().nodelay(false).listen_loopback().unwrap();
     let _client = inet::connect(listener.local_addr().unwrap()).unwrap();
     assert!(!listener.accept().unwrap().nodelay().unwrap());
+    Ok(())
+}
+
+fn quickack_ends_the_delaying_of_acknowledgements() -> Result<(), Skip> {
+    use rustix::net::sockopt;
+    let (a, b) = inet::pair().unwrap();
+    assert!(sockopt::tcp_quickack(&a).unwrap(), "a new connection does not delay");
+    sockopt::set_tcp_quickack(&a, false).unwrap();
+    TcpOptions::new().apply(&a).unwrap();
+    assert!(!sockopt::tcp_quickack(&a).unwrap(), "it is not asked for");
+    TcpOptions::new().quickack(true).apply(&a).unwrap();
+    assert!(sockopt::tcp_quickack(&a).unwrap());
+    drop(b);
     Ok(())
 }
 

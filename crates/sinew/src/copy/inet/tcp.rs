@@ -84,9 +84,10 @@ impl TcpOptions {
         self
     }
 
-    /// Acknowledge at once (TCP_QUICKACK). The kernel may go back to delaying by itself, so this
-    /// speeds up the beginning of a connection and promises nothing after it. Costs a system call for
-    /// each accepted connection.
+    /// Has [`apply`](Self::apply) end the delaying of acknowledgements on a connection that is under
+    /// way (TCP_QUICKACK). A new connection acknowledges at once anyway, so this changes nothing for
+    /// one. The kernel goes back to delaying by itself, for instance once this side answers what it
+    /// receives: it holds for the moment and promises nothing.
     pub const fn quickack(mut self, on: bool) -> Self {
         self.quickack = on;
         self
@@ -154,13 +155,8 @@ impl TcpOptions {
     /// If the kernel refuses one, or if a buffer is above its limit.
     pub fn apply(&self, stream: impl AsFd) -> Result<()> {
         self.prepare(stream.as_fd())?;
-        self.begin(stream.as_fd())
-    }
-
-    /// What belongs to a connection that is there: before, the kernel forgets it.
-    fn begin(&self, fd: BorrowedFd<'_>) -> Result<()> {
         if self.quickack {
-            sockopt::set_tcp_quickack(fd, true)
+            sockopt::set_tcp_quickack(stream, true)
                 .map_err(|e| Error::os("set TCP_QUICKACK", e).on(TCP))?;
         }
         Ok(())
@@ -228,7 +224,7 @@ impl TcpOptions {
         bind(fd, &address).map_err(|e| bind_failed(e, address, TCP))?;
         let backlog = i32::try_from(self.backlog).unwrap_or(i32::MAX);
         listen(fd, backlog).map_err(|e| Error::os("listen", e).on(TCP).object(address))?;
-        Ok(Listener { socket: socket.into(), quickack: self.quickack, backlog: Some(self.backlog) })
+        Ok(Listener { socket: socket.into(), backlog: Some(self.backlog) })
     }
 
     /// What connects to this address with these options.
@@ -310,7 +306,6 @@ fn no_descriptor(operation: &'static str, errno: Errno, mechanism: Mechanism) ->
 #[derive(Debug)]
 pub struct Listener {
     socket: TcpListener,
-    quickack: bool,
     /// What listen(2) was told, where that is known.
     backlog: Option<u32>,
 }
@@ -386,11 +381,6 @@ impl Accepts for Listener {
             Stop::Os(errno) => no_descriptor(operation, Errno::from_raw_os_error(errno), TCP),
             stop => stop.into_error(operation).on(TCP),
         })?;
-        if self.quickack {
-            // Everything else is inherited from the listener. A connection that is gone already is
-            // for its first recv to tell.
-            let _ = sockopt::set_tcp_quickack(&stream, true);
-        }
         Ok(stream.into())
     }
 }
@@ -409,7 +399,7 @@ impl AsFd for Listener {
 impl From<TcpListener> for Listener {
     /// Keeps its mode and its options: what it accepts has no TCP_NODELAY unless it has that.
     fn from(socket: TcpListener) -> Self {
-        Self { socket, quickack: false, backlog: None }
+        Self { socket, backlog: None }
     }
 }
 
@@ -501,7 +491,6 @@ impl Connects for Connector {
         })
         .map_err(|stop| stop.into_error(operation))
         .and_then(|()| is_another(fd, address))
-        .and_then(|()| self.options.begin(fd))
         .and_then(|()| {
             if bounded {
                 rustix::io::ioctl_fionbio(fd, false).map_err(|e| Error::os(operation, e))?;
