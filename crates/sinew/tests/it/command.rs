@@ -24,6 +24,8 @@ use sinew_testkit::{Link, Peer, Role, Skip, Test, census, roles, skip, tests};
 pub(crate) const TESTS: &[Test] = tests![
     any_permutation_of_descriptors_arrives,
     two_descriptors_swap_their_numbers,
+    three_descriptors_rotate_the_lowest_numbers,
+    a_number_that_becomes_free_is_not_where_the_next_one_waits,
     the_last_one_for_a_number_counts,
     a_grant_comes_before_stdio,
     a_command_starts_again_with_the_same,
@@ -146,6 +148,41 @@ fn two_descriptors_swap_their_numbers() -> Result<(), Skip> {
     let seen = listing(&mut command);
     assert_eq!(seen[&number_b], "/memfd:m0 (deleted)");
     assert_eq!(seen[&number_a], "/memfd:m1 (deleted)");
+    Ok(())
+}
+
+fn three_descriptors_rotate_the_lowest_numbers() -> Result<(), Skip> {
+    // The numbers that they leave are the ones that std would take for itself.
+    let fds = [marked(0), marked(1), marked(2)];
+    let numbers = fds.each_ref().map(AsRawFd::as_raw_fd);
+    // No pipes for its output: they would take those numbers first.
+    let script = r#"
+        at() { readlink "/proc/$$/fd/$1"; }
+        test "$(at $1)" = "/memfd:m2 (deleted)" || exit 2
+        test "$(at $2)" = "/memfd:m0 (deleted)" || exit 3
+        test "$(at $3)" = "/memfd:m1 (deleted)" || exit 4
+    "#;
+    let mut command = Command::new("sh");
+    command.args(["-c", script, "sh"]).args(numbers.map(|n| n.to_string()));
+    for (index, fd) in fds.into_iter().enumerate() {
+        command.fd(numbers[(index + 1) % 3], fd).unwrap();
+    }
+    assert_eq!(command.status().unwrap().code(), Some(0));
+    Ok(())
+}
+
+fn a_number_that_becomes_free_is_not_where_the_next_one_waits() -> Result<(), Skip> {
+    let (first, second) = (marked(8), marked(9));
+    let (one, two) = (first.as_raw_fd(), second.as_raw_fd());
+    let (a, b) = (marked(0), marked(1));
+    let mut command = ls();
+    command.fd(one, a).unwrap();
+    // The lowest free number now is one that the child gets something else at.
+    drop(first);
+    command.fd(two, b).unwrap();
+    let seen = listing(&mut command);
+    assert_eq!(seen[&one], "/memfd:m0 (deleted)");
+    assert_eq!(seen[&two], "/memfd:m1 (deleted)");
     Ok(())
 }
 

@@ -355,15 +355,16 @@ fn a_socket_never_connects_to_itself() -> Result<(), Skip> {
         return skip("`ip` does not run here");
     }
     // So few ports that the kernel often chooses the one that is connected to.
-    std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "45000 45001").unwrap();
-    let target = SocketAddr::from((Ipv4Addr::LOCALHOST, 45000));
-    let itself = (0..100).filter(|_| TcpStream::connect(target).is_ok()).count();
+    std::fs::write("/proc/sys/net/ipv4/ip_local_port_range", "45000 45003").unwrap();
+    // A port that was connected to itself rests for a while: each check has one of its own.
+    let at = |port| SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let itself = (0..200).filter(|_| TcpStream::connect(at(45000)).is_ok()).count();
     assert_ne!(itself, 0, "the kernel does that");
-    for _ in 0..100 {
-        for attempt in [
-            TcpOptions::new().connector(target).connect(),
-            TcpOptions::new().connector(target).connect_timeout(Duration::from_secs(30)),
-        ] {
+    let connectors = [45001, 45002].map(|port| TcpOptions::new().connector(at(port)));
+    for _ in 0..200 {
+        for attempt in
+            [connectors[0].connect(), connectors[1].connect_timeout(Duration::from_secs(30))]
+        {
             assert_eq!(attempt.unwrap_err().kind(), ErrorKind::Refused);
         }
     }
