@@ -3,9 +3,10 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{Read, Write, pipe, read_to_string};
+use std::io::{BufRead, BufReader, Read, Write, pipe, read_to_string};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
@@ -19,7 +20,7 @@ use sinew::ErrorKind;
 use sinew::command::{self, CommandExt, Signal};
 use sinew::inet::{self, Listener};
 use sinew::wait::{Accepts, Receives};
-use sinew_testkit::{Link, Peer, Role, Skip, Test, census, roles, skip, tests};
+use sinew_testkit::{Link, Peer, Role, Skip, Test, census, roles, scratch, skip, tests};
 
 pub(crate) const TESTS: &[Test] = tests![
     any_permutation_of_descriptors_arrives,
@@ -40,13 +41,14 @@ pub(crate) const TESTS: &[Test] = tests![
     a_shell_understands_activation,
     a_python_server_understands_activation,
     an_activated_program_takes_its_listener,
+    a_program_activated_by_systemd_takes_its_listener,
     activation_keeps_the_environment_of_the_command,
     a_failed_activation_is_told_and_leaves_nothing,
     activation_for_another_process_is_not_ours,
     names_that_activation_cannot_carry_are_refused,
 ];
 pub(crate) const ROLES: &[Role] =
-    roles![inheritor, starter, late_starter, activated, activated_wrongly];
+    roles![inheritor, starter, late_starter, activated, activated_by_systemd, activated_wrongly];
 
 /// A file that tells by its name which it is.
 fn marked(name: usize) -> OwnedFd {
@@ -487,6 +489,43 @@ fn an_activated_program_takes_its_listener() -> Result<(), Skip> {
     let mut buf = [0; 16];
     assert_eq!(client.recv(&mut buf), Ok(9));
     assert!(child.wait().unwrap().success());
+    Ok(())
+}
+
+/// Started by systemd's own program, with its listener at 3, where a role has its link.
+fn activated_by_systemd(_: &Link) {
+    restore_link_at_three();
+    let mut fds = command::listen_fds().unwrap();
+    assert_eq!(fds.iter().map(command::ListenFd::name).collect::<Vec<_>>(), ["web"]);
+    let listener = UnixListener::from(OwnedFd::from(fds.pop().unwrap()));
+    listener.accept().unwrap().0.write_all(b"activated").unwrap();
+    // Owned twice: by the role and by what was taken.
+    assert_eq!(OwnedFd::from(listener).into_raw_fd(), 3);
+}
+
+fn a_program_activated_by_systemd_takes_its_listener() -> Result<(), Skip> {
+    let path = scratch().join("web");
+    let mut activator = Command::new("systemd-socket-activate");
+    activator.arg("--fdname=web").arg("-l").arg(&path);
+    activator.arg("-E").arg("SINEW_TEST_ROLE=it::command::activated_by_systemd");
+    // The test binary by its own name: /proc/self would be that of the activator.
+    activator.arg(std::env::current_exe().unwrap());
+    activator.env_remove("SINEW_TEST_CASE").stderr(Stdio::piped());
+    activator.die_with_parent(Signal::KILL);
+    let Ok(mut activator) = activator.spawn() else {
+        return skip("systemd-socket-activate does not run here");
+    };
+    let mut said = BufReader::new(activator.stderr.take().unwrap());
+    let mut line = String::new();
+    while said.read_line(&mut line).unwrap() > 0 && !line.contains("Listening on") {}
+    assert!(line.contains("Listening on"), "{line}");
+    let client = UnixStream::connect(&path).unwrap();
+    let answer = read_to_string(client);
+    let status = activator.wait().unwrap();
+    read_to_string(said).map(|rest| line += &rest).unwrap();
+    assert_eq!(answer.unwrap(), "activated", "{line}");
+    assert!(status.success(), "{status}: {line}");
+    std::fs::remove_file(path).unwrap();
     Ok(())
 }
 
