@@ -19,6 +19,9 @@ use crate::shared::{self, Region};
 use crate::stats::Samples;
 use crate::trouble::Trouble;
 
+/// The part of a payload that the library and the bare calls move in turn, for comparison.
+const PARTS: usize = 10;
+
 /// Collects the samples of one usage.
 struct Tally {
     measured: Measured,
@@ -86,50 +89,66 @@ pub(crate) fn drive_copies<E: Ends>(row: Row<'_>) -> Result<Vec<Measured>, Troub
     if row.job.verify {
         row.link.say(&Order::Attach)?;
         let (mut library, _floor) = E::near(row.job, row.link)?;
-        let one = time_one(|| send_all(row, &mut library, Through::Library, true))?;
+        let one = time_one(|| send_all(row, &mut library, Through::Library, row.job.size, true))?;
         first.check(&one.far)?;
         repeated.check(&one.far)?;
     }
+    for _ in 0..row.job.payloads {
+        let [one, two] = move_twice::<E>(row, Through::Library, row.job.size)?;
+        first.add(row, &one);
+        repeated.add(row, &two);
+    }
+    // What the library costs shows in a part of the payload as well as in all of it, and a part
+    // can be repeated more often.
+    let part = row.job.size / PARTS;
     for pair in 0..row.job.pairs {
-        let mut times = [[0_u64; 2]; 2];
+        let mut times = [[0.0; 2]; 2];
         let order = if pair % 2 == 0 { [0, 1] } else { [1, 0] };
         for which in order {
             let through = if which == 0 { Through::Library } else { Through::Floor };
-            let mut ends = None;
-            let one = time_one(|| {
-                row.link.say(&Order::Attach)?;
-                let (library, floor) = ends.insert(E::near(row.job, row.link)?);
-                match through {
-                    Through::Library => send_all(row, library, through, false),
-                    Through::Floor => send_all(row, floor, through, false),
-                }
-            })?;
-            let Some((library, floor)) = ends.as_mut() else { continue };
-            let two = time_one(|| match through {
-                Through::Library => send_all(row, library, through, false),
-                Through::Floor => send_all(row, floor, through, false),
-            })?;
-            times[which] = [one.elapsed_ns, two.elapsed_ns];
-            if through == Through::Library {
-                first.add(row, &one);
-                repeated.add(row, &two);
-            }
+            times[which] = move_twice::<E>(row, through, part)?.map(|one| one.elapsed_ns as f64);
         }
         let [library, floor] = times;
-        first.measured.ratios.push(library[0] as f64 / floor[0] as f64);
-        repeated.measured.ratios.push(library[1] as f64 / floor[1] as f64);
+        first.measured.ratios.push(library[0] / floor[0]);
+        repeated.measured.ratios.push(library[1] / floor[1]);
     }
     row.link.say(&Order::End)?;
     Ok(vec![first.end(), repeated.end()])
+}
+
+/// Moves `total` bytes through new objects, and then through the same again.
+fn move_twice<E: Ends>(row: Row<'_>, through: Through, total: usize) -> Result<[One; 2], Trouble> {
+    let mut ends = None;
+    let one = time_one(|| {
+        row.link.say(&Order::Attach)?;
+        let ends = ends.insert(E::near(row.job, row.link)?);
+        send_through(row, ends, through, total)
+    })?;
+    let Some(mut ends) = ends else { return Err(Trouble::Fail("nothing was opened".into())) };
+    let two = time_one(|| send_through(row, &mut ends, through, total))?;
+    Ok([one, two])
+}
+
+fn send_through<L: Carrier, F: Carrier>(
+    row: Row<'_>,
+    (library, floor): &mut (L, F),
+    through: Through,
+    total: usize,
+) -> Result<Done, Trouble> {
+    match through {
+        Through::Library => send_all(row, library, through, total, false),
+        Through::Floor => send_all(row, floor, through, total, false),
+    }
 }
 
 fn send_all<C: Carrier>(
     row: Row<'_>,
     carrier: &mut C,
     through: Through,
+    total: usize,
     check: bool,
 ) -> Result<Done, Trouble> {
-    let Job { size: total, chunk, window, .. } = *row.job;
+    let Job { chunk, window, .. } = *row.job;
     row.link.say(&Order::Bulk { through, total, chunk, check })?;
     for (sent, message) in (1_u64..).zip(row.payload.bytes()[..total].chunks(chunk)) {
         carrier.send(message)?;
@@ -212,7 +231,7 @@ pub(crate) fn drive_shared(row: Row<'_>, hand_over: bool) -> Result<Vec<Measured
     let total = row.job.size;
     let bytes = &row.payload.bytes()[..total];
     let mut check = row.job.verify;
-    for _ in 0..row.job.pairs {
+    for _ in 0..row.job.payloads {
         let mut region = None;
         let fill = |region: &mut Region, check: bool| {
             let through = Through::Library;
@@ -293,7 +312,7 @@ fn drive_hand_over(row: Row<'_>) -> Result<Measured, Trouble> {
         *handed = cpu::now_ns() - begin;
         Ok(row.link.hear()?)
     };
-    for _ in 0..row.job.pairs {
+    for _ in 0..row.job.payloads {
         let mut handed = 0;
         let one = time_one(|| hand_over(false, &mut handed))?;
         tally.add(row, &one);

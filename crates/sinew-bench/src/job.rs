@@ -31,6 +31,8 @@ pub(crate) struct Job {
     pub(crate) verify: bool,
     /// Alternating pairs of batches.
     pub(crate) pairs: usize,
+    /// Whole bulk payloads.
+    pub(crate) payloads: usize,
     /// How long a batch should take.
     pub(crate) batch_ns: u64,
     /// The folder of the run: for what has a path.

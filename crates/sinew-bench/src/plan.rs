@@ -37,6 +37,8 @@ pub(crate) struct Plan {
     pub(crate) rounds: usize,
     /// Alternating pairs of batches of a row in each round.
     pub(crate) pairs: usize,
+    /// Whole bulk payloads of a row in each round.
+    pub(crate) payloads: usize,
     /// Measuring time of one row, both kinds of batches and all rounds together.
     pub(crate) duration: Duration,
 }
@@ -60,6 +62,7 @@ impl Plan {
             placements: Vec::new(),
             rounds: 3,
             pairs: 7,
+            payloads: if settings.quick { 2 } else { 3 },
             duration: settings.duration.unwrap_or(Duration::from_millis(if settings.quick {
                 84
             } else {
@@ -68,7 +71,7 @@ impl Plan {
         };
         for &mechanism in &mechanisms {
             for &work in &works {
-                let placements = placements(settings, mechanism, work);
+                let placements = placements(settings, mechanism, work, cpus.len());
                 for &placement in &placements {
                     if !plan.placements.contains(&placement) {
                         plan.placements.push(placement);
@@ -128,12 +131,18 @@ impl Plan {
 }
 
 /// Where a mechanism is measured if nothing is asked for.
-fn placements(settings: &Settings, mechanism: Mechanism, work: Work) -> Vec<Placement> {
+fn placements(
+    settings: &Settings,
+    mechanism: Mechanism,
+    work: Work,
+    cpus: usize,
+) -> Vec<Placement> {
     use Placement::{OneCpu, TwoCpus, TwoCpusAwake};
     if let Some(asked) = &settings.placements {
         return asked.clone();
     }
     match (shares_pages(mechanism), work) {
+        _ if cpus < 2 => vec![OneCpu],
         // A large payload is made on one CPU and used on another.
         (false, Work::Bulk) => vec![TwoCpus],
         (true, Work::Bulk) => vec![TwoCpusAwake],
@@ -223,7 +232,11 @@ mod tests {
     fn one_cpu_leaves_out_what_needs_two() {
         let plan = Plan::new(&settings(), &[3]);
         assert!(plan.rows.iter().all(|r| r.placement == Placement::OneCpu && r.cpus == [3, 3]));
-        assert!(plan.skipped.iter().any(|s| s.placement == Some(Placement::TwoCpus)));
+        assert!(MECHANISMS.iter().all(|m| plan.rows.iter().any(|r| r.mechanism == *m)));
+        let placements = Some(vec![Placement::TwoCpus]);
+        let plan = Plan::new(&Settings { placements, ..settings() }, &[3]);
+        assert!(plan.rows.is_empty());
+        assert!(plan.skipped.iter().all(|s| s.placement == Some(Placement::TwoCpus)));
     }
 
     #[test]

@@ -126,7 +126,8 @@ fn run_row(
             None => Source::Pattern,
         },
         verify: round == 0,
-        pairs: pairs(plan, row),
+        pairs: plan.pairs,
+        payloads: plan.payloads,
         batch_ns: u64::try_from(plan.duration.as_nanos()).unwrap_or(u64::MAX) / batches,
         folder: folder.path().to_owned(),
         prefix: names.prefix.clone(),
@@ -143,15 +144,6 @@ fn run_row(
     let end = pair::run(&near, &far, awake, patience, signals, &mut errors);
     names.remove();
     end.unwrap_or_else(RowEnd::Trouble)
-}
-
-/// A bulk payload takes so long that each is a batch; shared memory has no floor to alternate with.
-fn pairs(plan: &Plan, row: &PlannedRow) -> usize {
-    match (row.work, shares_pages(row.mechanism)) {
-        (Work::Bulk, true) => 3,
-        (Work::Bulk, false) => 15_usize.div_ceil(plan.rounds),
-        _ => plan.pairs,
-    }
 }
 
 fn report(
