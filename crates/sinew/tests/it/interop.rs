@@ -10,6 +10,7 @@ use sinew::sysv_mq::Key;
 use sinew_testkit::{Skip, scratch, skip};
 
 pub(crate) mod memory;
+pub(crate) mod pipes;
 pub(crate) mod queues;
 pub(crate) mod sockets;
 
@@ -100,6 +101,11 @@ impl Compiled {
     #[track_caller]
     pub(crate) fn start(&self, arguments: &[&str]) -> Program {
         Program::start(Command::new(&self.0).args(arguments))
+    }
+
+    /// A command that runs it.
+    pub(crate) fn command(&self) -> Command {
+        Command::new(&self.0)
     }
 }
 

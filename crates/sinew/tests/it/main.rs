@@ -30,6 +30,7 @@ fn main() -> ExitCode {
         .add(file::TESTS, file::ROLES)
         .add(inet::TESTS, inet::ROLES)
         .add(interop::memory::TESTS, interop::memory::ROLES)
+        .add(interop::pipes::TESTS, interop::pipes::ROLES)
         .add(interop::queues::TESTS, interop::queues::ROLES)
         .add(interop::sockets::TESTS, interop::sockets::ROLES)
         .add(mapping::TESTS, mapping::ROLES)
