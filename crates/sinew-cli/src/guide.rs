@@ -67,7 +67,7 @@ pub(crate) const BENCH: &[Section] = &[
             "blocking   a receiver of shared memory sleeps on a futex while it waits",
             "awake      it spins, and needs a CPU of its own for that",
             "*          the best of its column (in bold on a terminal)",
-            "[1]        a doubt: why to distrust the cell, in a note below",
+            "a b        doubts: why to distrust the cell, in notes below the tables",
             "",
             "Rounds over all rows are interleaved, so that a machine that changes its speed hits",
             "all alike. Compare rows of one run; rows of different runs may differ by the weather.",

@@ -36,7 +36,7 @@ struct Table {
     lines: Vec<(String, Vec<Cell>)>,
 }
 
-/// The doubts of a report, each once, numbered in the order in which a reader meets them.
+/// The doubts of a report, each once, lettered in the order in which a reader meets them.
 #[derive(Default)]
 struct Notes(Vec<(String, String, bool)>);
 
@@ -261,7 +261,9 @@ fn by_size(
     if has_faults {
         columns.push("faults".to_owned());
     }
-    let all = names(report, section, rows);
+    // Of many sizes, a mechanism stands only beside those that it has something to say to.
+    let here: Vec<&Row> = rows.iter().copied().filter(|row| sizes.contains(&row.size)).collect();
+    let all = names(report, section, &here);
     let lines = all.into_iter().map(|name| {
         let find = |size: usize| {
             rows.iter().copied().find(|row| row.mechanism == name && row.size == size)
@@ -385,7 +387,9 @@ fn floor(row: &Row) -> Option<String> {
 
 impl Cell {
     fn of(row: &Row, text: String, cost: f64, notes: &mut Notes) -> Self {
-        let notes = row.doubts.iter().map(|doubt| notes.number(doubt)).collect();
+        let mut notes: Vec<usize> = row.doubts.iter().map(|doubt| notes.index(doubt)).collect();
+        notes.sort_unstable();
+        notes.dedup();
         if row.verified {
             Self { text, cost: Some(cost), notes, wrong: false }
         } else {
@@ -412,20 +416,26 @@ impl Cell {
         }
     }
 
-    /// What follows the value: whether it is best, and the numbers of its notes.
+    /// What follows the value: whether it is best, and the letters of its notes.
     fn marks(&self, best: bool, look: Look) -> String {
-        let mut marks = String::new();
-        if best && !look.styled {
-            marks.push('*');
+        let best = best && !look.styled;
+        if self.notes.is_empty() {
+            return if best { "*".to_owned() } else { String::new() };
         }
-        if !self.notes.is_empty() {
-            // A cell with many doubts is as doubtful as one with three.
-            let more = if self.notes.len() > 2 { "+" } else { "" };
-            let numbers: Vec<_> = self.notes.iter().take(2).map(ToString::to_string).collect();
-            let _ = write!(marks, "[{}{more}]", numbers.join(","));
+        let mut marks = if best { "*" } else { " " }.to_owned();
+        // A cell with many doubts is as doubtful as one with three.
+        marks.extend(self.notes.iter().take(2).map(|note| letter(*note)));
+        if self.notes.len() > 2 {
+            marks.push('+');
         }
         marks
     }
+}
+
+/// The letter of a note: `a` is the first.
+fn letter(note: usize) -> char {
+    // There are a handful of kinds of doubts; beyond the alphabet they share the last letter.
+    char::from(b'a' + u8::try_from(note.min(25)).unwrap_or(25))
 }
 
 /// How wide the parts of a table are, and what is best in each column.
@@ -504,8 +514,8 @@ fn draw(table: &Table, look: Look, out: &mut String) {
 }
 
 impl Notes {
-    /// The number of a doubt. Doubts that differ in figures only are one note.
-    fn number(&mut self, doubt: &str) -> usize {
+    /// The index of a doubt. Doubts that differ in figures only are one note.
+    fn index(&mut self, doubt: &str) -> usize {
         let kind: String = doubt.chars().map(|c| if c.is_ascii_digit() { '0' } else { c }).fold(
             String::new(),
             |mut kind, c| {
@@ -518,10 +528,10 @@ impl Notes {
         );
         if let Some(at) = self.0.iter().position(|(other, ..)| *other == kind) {
             self.0[at].2 |= self.0[at].1 != doubt;
-            return at + 1;
+            return at;
         }
         self.0.push((kind, doubt.to_owned(), false));
-        self.0.len()
+        self.0.len() - 1
     }
 
     fn render(&self, look: Look, out: &mut String) {
@@ -530,7 +540,7 @@ impl Notes {
         }
         let _ = write!(out, "\n{}\n", look.bold("Doubts"));
         for (number, (_, text, varies)) in self.0.iter().enumerate() {
-            let first = format!("[{}] ", number + 1);
+            let first = format!("{}  ", letter(number));
             let more = if *varies { " (here; the figures differ from row to row)" } else { "" };
             let indent = " ".repeat(first.len());
             out.push_str(&wrap(&format!("{text}{more}"), look.width, &first, &indent));

@@ -74,10 +74,10 @@ fn doubts_that_differ_in_figures_are_one_note() {
     let text = plain(&fixture::report());
     let notes = table(&text, "Doubts");
     assert_eq!(notes.len(), 3, "{notes:?}");
-    assert!(notes[1].starts_with("[1] few samples: 412 "), "{}", notes[1]);
+    assert!(notes[1].starts_with("a  few samples: 412 "), "{}", notes[1]);
     assert!(notes[1].ends_with("(here; the figures differ from row to row)"));
-    assert!(notes[2].starts_with("[2] could not stay on CPU 1"));
-    assert!(text.contains("us*[1,2]"));
+    assert!(notes[2].starts_with("b  could not stay on CPU 1"));
+    assert!(text.contains("us*ab"));
 }
 
 #[test]
