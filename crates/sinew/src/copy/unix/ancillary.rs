@@ -163,7 +163,7 @@ impl<S: Socket> Receives for Fds<'_, S> {
                 Kind::Seqpacket => {
                     seqpacket::empty_or_end(fd)?;
                 }
-                Kind::Datagram => {}
+                Kind::Datagram => datagram::empty_or_shut_down(fd)?,
             }
         }
         Ok(Message {

@@ -33,6 +33,7 @@ use crate::wait::{Mode, Receives, Sends, Wait, drive};
 /// # When the other end dies
 /// Sending is [`SendError::Closed`]; so it is on a socket that was never connected. A receiver is
 /// told nothing, as others may still send; where that matters use [`Seqpacket`](super::Seqpacket).
+/// Receiving is `Closed` only where somebody called shutdown(2) on the socket itself.
 ///
 /// ```
 /// use sinew::unix::{Address, Datagram};
@@ -176,12 +177,15 @@ impl Receives for Datagram {
             let flags = recv_flags(mode).union(RecvFlags::TRUNC);
             rustix::net::recv(fd, &mut *buf, flags).map(|(_, length)| length)
         })?;
+        if length == 0 {
+            empty_or_shut_down(fd)?;
+        }
         whole(length, buf.len())
     }
 }
 
-/// Receives by `attempt`. A datagram socket that was shut down gives EAGAIN for ever while poll(2)
-/// finds it ready: that is an end, not a reason to look again and again.
+/// Receives by `attempt`. A datagram socket that was shut down and is asked not to wait gives
+/// EAGAIN for ever while poll(2) finds it ready: that is an end, not a reason to look again and again.
 #[inline]
 pub(super) fn receive<T>(
     fd: BorrowedFd<'_>,
@@ -196,6 +200,17 @@ pub(super) fn receive<T>(
         other => other,
     });
     got.map_err(recv_error)
+}
+
+/// What a length of zero was: an empty message, unless the socket was shut down and has none left.
+/// A blocking call on such a one gives zero for ever.
+#[cold]
+pub(super) fn empty_or_shut_down(fd: BorrowedFd<'_>) -> Result<(), RecvError> {
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    if is_shut_down(fd) && rustix::net::recv(fd, &mut [0; 1], flags).is_err() {
+        return Err(RecvError::Closed);
+    }
+    Ok(())
 }
 
 #[cold]
@@ -240,6 +255,9 @@ impl Receives for WithSender<'_> {
         let fd = self.socket.as_fd();
         let (length, from) =
             receive(fd, wait, |mode| sys::recvfrom(fd, buf, raw_recv_flags(mode)))?;
+        if length == 0 {
+            empty_or_shut_down(fd)?;
+        }
         Ok((whole(length, buf.len())?, from))
     }
 }
