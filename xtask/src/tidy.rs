@@ -146,6 +146,7 @@ const RULES: &[(&str, Rule)] = &[
     ("each source file says what it is", texts::headers),
     ("links between documents hold", texts::links),
     ("documents state the commands", texts::commands),
+    ("documents mention every option of the command", texts::options),
     ("every test file is in its suite", suites::listed),
     ("the list of skips names tests that exist", suites::skips),
 ];

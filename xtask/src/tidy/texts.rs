@@ -157,6 +157,37 @@ pub(crate) fn commands(tree: &Tree) -> Vec<Finding> {
     found
 }
 
+const ARGUMENTS: &str = "crates/sinew-cli/src/arguments.rs";
+
+/// Every long option of the command is in the README or the guide.
+pub(crate) fn options(tree: &Tree) -> Vec<Finding> {
+    let Some(arguments) = tree.file(ARGUMENTS) else { return Vec::new() };
+    let mut found = Vec::new();
+    let mut long = false;
+    for (number, code) in arguments.code_lines() {
+        let code = code.trim();
+        if code.starts_with("#[") {
+            long |= code.starts_with("#[arg(") && super::source::has_word(code, "long");
+            continue;
+        }
+        // A field ends its attributes.
+        let field = code.trim_start_matches("pub ").trim_start_matches("pub(crate) ");
+        let Some((field, _)) = field.split_once(':') else { continue };
+        if !field.is_empty() && field.chars().all(|c| c.is_ascii_alphanumeric() || c == '_') {
+            let flag = format!("--{}", field.replace('_', "-"));
+            let told = tree.0.iter().any(|f| {
+                (f.path == "README.md" || f.path.starts_with("docs/")) && f.text.contains(&flag)
+            });
+            if long && !told {
+                let what = format!("{flag} is neither in README.md nor in docs/");
+                found.push(Finding::new(ARGUMENTS, number, what));
+            }
+            long = false;
+        }
+    }
+    found
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -212,6 +243,16 @@ mod tests {
         ]);
         let found: Vec<_> = links(&tree).into_iter().map(|f| f.path).collect();
         assert_eq!(found, ["docs/b.md"]);
+    }
+
+    #[test]
+    fn an_option_without_documentation_is_found() {
+        let arguments = "struct A {\n    /// Names.\n    #[arg(value_name = \"X\")]\n    names: B,\n\
+            #[arg(long, value_name = \"S\")]\n    #[arg(long_help = \"a\\\n  b: c\")]\n\
+            pub(crate) size_list: C,\n    #[arg(short, long)]\n    told: D,\n}";
+        let tree = Tree::of(&[(ARGUMENTS, arguments), ("docs/a.md", "say `--told`")]);
+        let found: Vec<_> = options(&tree).into_iter().map(|f| f.what).collect();
+        assert_eq!(found, ["--size-list is neither in README.md nor in docs/"]);
     }
 
     #[test]
