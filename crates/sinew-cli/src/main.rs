@@ -69,5 +69,25 @@ fn main() -> ExitCode {
 fn completions(shell: clap_complete::Shell) -> Result<(), Trouble> {
     let mut script = Vec::new();
     clap_complete::generate(shell, &mut Sinew::command(), "sinew", &mut script);
+    if shell == clap_complete::Shell::Fish {
+        script.extend(fish_names().into_bytes());
+    }
     output::print(&script).map_err(Trouble::Failed)
+}
+
+/// The names of mechanisms for fish: the generator leaves out what arguments without an option take.
+fn fish_names() -> String {
+    let mut script = String::new();
+    let all = &sinew::Mechanism::ALL[..];
+    for (command, names) in [("bench", &sinew_bench::settings::MECHANISMS[..]), ("mechanisms", all)]
+    {
+        for name in names {
+            // Inside the single quotes of fish only these two mean anything.
+            let about = name.facts().about.replace('\\', "\\\\").replace('\'', "\\'");
+            script.push_str(&format!(
+                "complete -c sinew -n \"__fish_sinew_using_subcommand {command}\" -f -a \"{name}\" -d '{about}'\n"
+            ));
+        }
+    }
+    script
 }

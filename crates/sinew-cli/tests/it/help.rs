@@ -132,6 +132,13 @@ fn completions_of_zsh_and_fish_parse() -> Result<(), Skip> {
         if feed(shell, &["-n"], &script).is_none() {
             return skip(format!("no {shell}"));
         }
+        if shell == "fish" {
+            // What fish offers.
+            let ask = format!("{script}\ncomplete -C'sinew bench unix-s'\n");
+            let offered = feed(shell, &["--no-config"], &ask).unwrap();
+            let names: Vec<_> = offered.lines().filter_map(|l| l.split('\t').next()).collect();
+            assert_eq!(names, ["unix-seqpacket", "unix-stream"], "{offered}");
+        }
     }
     Ok(())
 }
