@@ -65,9 +65,9 @@ const STEPS: &[Step] = &[
     },
     Step {
         name: TEST,
-        about: "the test command of the README",
+        about: "the test command of the README, to its end whatever fails",
         env: &[],
-        run: Run::Tests(&["cargo", "test", "--workspace"]),
+        run: Run::Tests(&["cargo", "test", "--workspace", "--no-fail-fast"]),
     },
     Step {
         name: "user",
