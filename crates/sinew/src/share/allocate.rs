@@ -62,6 +62,13 @@ pub(in crate::share) fn has_holes(stat: &Stat) -> bool {
     u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512) < length(stat)
 }
 
+/// Whether a file system keeps its files in memory.
+pub(in crate::share) fn is_memory(fd: BorrowedFd<'_>) -> bool {
+    const TMPFS: u64 = 0x0102_1994;
+    #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast, reason = "a magic number")]
+    fs::fstatfs(fd).is_ok_and(|fs| fs.f_type as u64 == TMPFS)
+}
+
 /// What a file is, in words, if it is not a regular one.
 pub(in crate::share) fn irregular(stat: &Stat) -> Option<&'static str> {
     Some(match FileType::from_raw_mode(stat.st_mode) {

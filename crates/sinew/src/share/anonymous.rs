@@ -75,13 +75,8 @@ impl Options {
             }
         }
         headroom::check(len as u64, Mechanism::Anonymous)?;
-        let advice = self.huge.is_some();
-        let map = Mapping::anonymous(len, self.map, None)?;
-        if advice {
-            // Advice is all it is: a kernel without transparent huge pages refuses it.
-            let _ = map.advise(mapping::Advice::HugePage);
-        }
-        Ok(map)
+        let options = if self.huge.is_some() { self.map.transparent_huge() } else { self.map };
+        Mapping::anonymous(len, options, None)
     }
 }
 

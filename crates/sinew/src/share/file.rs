@@ -48,7 +48,7 @@ use rustix::fs::{self, CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::allocate::{self, Draft};
-use super::pages;
+use super::{headroom, pages};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::Limit;
 use crate::mapping::{self, Mapping};
@@ -149,9 +149,7 @@ impl Options {
         }
         let mode = Mode::from_raw_mode(self.mode & 0o777);
         let draft = Draft::new(folder, mode).map_err(error)?;
-        allocate::allocate(draft.fd(), len).map_err(|errno| {
-            allocate::no_room(errno, MECHANISM, format!("{path:?}"), draft.fd(), len)
-        })?;
+        allocate(draft.fd(), len, len).map_err(|e| e.object(format!("{path:?}")))?;
         let again = rustix::io::fcntl_dupfd_cloexec(draft.fd(), 0).map_err(error)?;
         let file = File { fd: again, read_only: false };
         fill(&file)?;
@@ -226,9 +224,8 @@ impl Options {
         }
         let len = allocate::length(&stat);
         if !self.read_only && !self.sparse && allocate::has_holes(&stat) {
-            allocate::allocate(fd.as_fd(), len).map_err(|errno| {
-                allocate::no_room(errno, MECHANISM, "a file".to_owned(), fd.as_fd(), len)
-            })?;
+            let there = u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512);
+            allocate(fd.as_fd(), len, len.saturating_sub(there))?;
         }
         Ok(File { fd, read_only: self.read_only })
     }
@@ -324,12 +321,11 @@ impl File {
     /// [`NoSpace`](ErrorKind::NoSpace), with the sizes; it is as long as before then, or longer in
     /// part.
     pub fn grow(&self, len: u64) -> Result<()> {
-        if len <= self.size()? {
+        let size = self.size()?;
+        if len <= size {
             return Ok(());
         }
-        allocate::allocate(self.fd.as_fd(), len).map_err(|errno| {
-            allocate::no_room(errno, MECHANISM, "a file".to_owned(), self.fd.as_fd(), len)
-        })
+        allocate(self.fd.as_fd(), len, len - size)
     }
 
     /// Reads `buf.len()` bytes from `offset` on, by system calls: no SIGBUS whatever others do.
@@ -374,6 +370,16 @@ impl From<File> for OwnedFd {
     fn from(file: File) -> Self {
         file.fd
     }
+}
+
+/// Makes a file have space for its first `len` bytes, `more` of which it has none for yet.
+fn allocate(fd: BorrowedFd<'_>, len: u64, more: u64) -> Result<()> {
+    // What a disk has in memory of its files can be dropped, what a tmpfs has cannot.
+    if allocate::is_memory(fd) {
+        headroom::check(more, MECHANISM)?;
+    }
+    allocate::allocate(fd, len)
+        .map_err(|errno| allocate::no_room(errno, MECHANISM, "a file".to_owned(), fd, len))
 }
 
 /// The folder and the name in it.

@@ -380,7 +380,8 @@ impl Mapping {
     /// Does what was asked for beside the map; where that fails, the map goes.
     fn prepared(self, options: Options) -> Result<Self> {
         if options.transparent_huge {
-            self.advise(Advice::HugePage)?;
+            // Advice is all it is: a kernel without transparent huge pages refuses it.
+            let _ = self.advise(Advice::HugePage);
         }
         if options.populate {
             self.populate()?;

@@ -484,6 +484,9 @@ impl TryFrom<OwnedFd> for Memfd {
 
     /// Takes a descriptor that came from elsewhere, if it is one of memory (a memfd, or a file of a
     /// tmpfs): what that is the kernel says, not the sender. A refused descriptor is closed.
+    ///
+    /// It can be of any [`size`](Memfd::size), without memory behind it: compare that with what is
+    /// expected, because the pages that this process touches first count for its own memory cgroup.
     fn try_from(fd: OwnedFd) -> Result<Self> {
         let refuse = |what: &str| {
             Err(Error::new(ErrorKind::Mismatch, "take a received descriptor")

@@ -1,6 +1,7 @@
 //! Why the kernel refuses a map, in words: its error numbers name no limit.
 
 use std::fs;
+use std::io::Read;
 
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
@@ -31,9 +32,9 @@ pub(in crate::share) fn map_error(errno: Errno, mechanism: Mechanism, bytes: usi
 
 /// ENOMEM has four causes, three of them limits.
 fn no_memory(error: Error, bytes: usize) -> Error {
-    let maps = fs::read_to_string("/proc/self/maps").map_or(0, |maps| maps.lines().count());
+    let maps = count_maps();
     if let Some(most) = Limit::MaxMapCount.value()
-        && u64::try_from(maps).unwrap_or(u64::MAX) + 1 >= most
+        && maps + 1 >= most
     {
         return error
             .of_kind(ErrorKind::LimitReached)
@@ -54,6 +55,18 @@ fn no_memory(error: Error, bytes: usize) -> Error {
     error.because(
         "the address space, or the memory that may be promised (vm.overcommit_memory), is used up",
     )
+}
+
+/// How many maps the process has. Counted in a buffer on the stack: when they are too many, memory
+/// for a table of them may not be had.
+fn count_maps() -> u64 {
+    let Ok(mut file) = fs::File::open("/proc/self/maps") else { return 0 };
+    let mut buffer = [0; 4096];
+    let mut maps = 0;
+    while let Ok(count @ 1..) = file.read(&mut buffer) {
+        maps += buffer[..count].iter().map(|byte| u64::from(*byte == b'\n')).sum::<u64>();
+    }
+    maps
 }
 
 /// The error of a failed mlock(2).
