@@ -24,8 +24,9 @@
 //! # No half-made segment
 //! A name appears when its segment is complete: of full size, zeroed, and with memory for all of it.
 //! So no opener finds one of zero bytes, and none can meet a SIGBUS because /dev/shm is full; nor is
-//! there anything to clean up after a creator that was killed. Programs that use shm_open(3) and
-//! ftruncate(2) do it in two steps: what they have not sized yet [`Options::open`] refuses.
+//! there anything to clean up after a creator that was killed (but a file `.sinew-*`, where the file
+//! system has no O_TMPFILE). Programs that use shm_open(3) and ftruncate(2) do it in two steps: what
+//! they have not sized yet [`Options::open`] refuses.
 //!
 //! # Trust
 //! Whoever may write to a segment can also shorten it, and so end by SIGBUS whoever has it mapped.
