@@ -330,11 +330,11 @@ fn ten_thousand_generations_leave_no_map() -> Result<(), Skip> {
         let map = memfd.map_with(Options::new().lock()).unwrap();
         map.write_at(0, &i.to_ne_bytes()).unwrap();
         // One in three fails half-way.
-        if i % 3 == 0 {
+        if i.is_multiple_of(3) {
             memfd.add_seals(memfd::Seals::FUTURE_WRITE).unwrap();
             memfd.map().unwrap_err();
         }
-        if i % 100 == 0 {
+        if i.is_multiple_of(100) {
             let key = sysv_shm::Key::PRIVATE;
             let segment = sysv_shm::Options::new().create(key, 4096).unwrap().remove_on_drop();
             segment.attach().unwrap().write_at(0, b"x").unwrap();
