@@ -128,9 +128,7 @@ fn completions_of_zsh_and_fish_parse() -> Result<(), Skip> {
     }
     for shell in ["zsh", "fish"] {
         let script = run(&["completions", shell]).good();
-        // For fish, clap_complete writes no values of arguments that have no name.
-        let known = if shell == "zsh" { "unix-seqpacket" } else { "round-trip" };
-        assert!(script.contains(known), "{shell} knows {known}");
+        assert!(script.contains("unix-seqpacket"), "the rows can be completed");
         if feed(shell, &["-n"], &script).is_none() {
             return skip(format!("no {shell}"));
         }
