@@ -21,6 +21,8 @@ enum Run {
     Tests(&'static [&'static str]),
     /// The suites once more as an ordinary user, without a network.
     User,
+    /// Tests in the interpreter that finds undefined behaviour, where it is installed.
+    Miri(&'static [&'static str]),
 }
 
 struct Step {
@@ -86,6 +88,12 @@ const STEPS: &[Step] = &[
         about: "the library optimised: the counts of instructions hold only there",
         env: &[],
         run: Run::Tests(&["cargo", "test", "--release", "--package", "sinew", "--test", "it"]),
+    },
+    Step {
+        name: "miri",
+        about: "what makes no system calls, in an interpreter that finds undefined behaviour",
+        env: &[("MIRIFLAGS", "-Zmiri-strict-provenance")],
+        run: Run::Miri(&["cargo", "+nightly", "miri", "test", "--package", "sinew", "--lib"]),
     },
 ];
 
@@ -168,7 +176,7 @@ impl Step {
     /// The line that repeats it.
     fn line(&self) -> String {
         let words = match &self.run {
-            Run::Plain(words) | Run::Tests(words) => *words,
+            Run::Plain(words) | Run::Tests(words) | Run::Miri(words) => *words,
             Run::User => &["cargo", "xtask", "ci", "user"],
         };
         let mut line = String::new();
@@ -189,6 +197,12 @@ impl Step {
             Run::Plain(words) => command(words).status()?.success(),
             Run::Tests(words) => counted(&mut command(words), tally)?,
             Run::User => return as_ordinary_user(root, tally),
+            Run::Miri(words) => {
+                if !works("cargo", &["+nightly", "miri", "setup"]) {
+                    return Ok(End::Skipped("no nightly Rust with miri and rust-src is installed"));
+                }
+                counted(&mut command(words), tally)?
+            }
         };
         Ok(if passed { End::Passed } else { End::Failed })
     }

@@ -560,3 +560,6 @@ const NAMES: &[(Errno, &str)] = &[
     (Errno::OWNERDEAD, "EOWNERDEAD"),
     (Errno::NOTRECOVERABLE, "ENOTRECOVERABLE"),
 ];
+
+#[cfg(test)]
+mod tests;

@@ -211,3 +211,31 @@ impl FromStr for Mechanism {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_different_and_lead_back() {
+        for mechanism in Mechanism::ALL {
+            assert_eq!(mechanism.name().parse::<Mechanism>().unwrap(), mechanism);
+            assert_eq!(format!("{mechanism:>20}").len(), 20);
+        }
+    }
+
+    #[test]
+    fn all_is_in_the_order_of_the_variants() {
+        // So none is missing in between; the compiler's match over names knows the last.
+        assert!(Mechanism::ALL.iter().enumerate().all(|(i, m)| *m as usize == i));
+    }
+
+    #[test]
+    fn a_name_that_is_none_says_so() {
+        for name in ["", "Pipe", "pipe ", "unix_stream"] {
+            let error = name.parse::<Mechanism>().unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidInput);
+            assert!(error.to_string().contains(&format!("{name:?}")), "{error}");
+        }
+    }
+}

@@ -564,3 +564,6 @@ pub trait Opens {
         self.open_wait(Wait::until(deadline))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -166,3 +166,42 @@ impl fmt::Debug for Message {
             .finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bytes_follow_the_type() {
+        let mut message = Message::new(3);
+        assert_eq!((message.mtype(), &message[..], message.capacity()), (1, &b""[..], LONG));
+        message.set_mtype(7);
+        message.resize(3);
+        message.copy_from_slice(b"abc");
+        // SAFETY: there are two words, of one allocation that lives as long as the borrow.
+        let raw = unsafe { slice::from_raw_parts(message.as_ptr(), 2) };
+        assert_eq!((raw[0], &raw[1].to_ne_bytes()[..3]), (7, &b"abc"[..]));
+    }
+
+    #[test]
+    fn growing_keeps_what_was_there() {
+        let mut message = Message::new(0);
+        for len in 0..50 {
+            message.resize(len + 1);
+            message[len] = len as u8 + 1;
+        }
+        assert!(message.iter().enumerate().all(|(i, b)| *b == i as u8 + 1));
+        let copy = message.clone();
+        message.resize(10);
+        message.fill(0);
+        assert_eq!((copy.len(), message.len()), (50, 10));
+        assert_eq!(copy[9], 10);
+    }
+
+    #[test]
+    fn a_length_of_the_kernel_stays_within_the_room() {
+        let mut message = Message::new(8);
+        message.set_len(usize::MAX);
+        assert_eq!(message.len(), message.capacity());
+    }
+}
