@@ -26,8 +26,8 @@ pub(crate) fn read(path: &Path) -> Result<Input> {
         trouble(kind, e.to_string())
     };
     let path_absolute = path.canonicalize().map_err(from_io)?;
-    let mut file = File::open(&path_absolute).map_err(from_io)?;
-    let meta = file.metadata().map_err(from_io)?;
+    // Looked at before it is opened: to open a FIFO would wait for its writer.
+    let meta = path_absolute.metadata().map_err(from_io)?;
     if !meta.is_file() {
         return Err(trouble(ErrorKind::InvalidInput, "it is not a regular file".to_owned()));
     }
@@ -35,6 +35,7 @@ pub(crate) fn read(path: &Path) -> Result<Input> {
         let cause = format!("it has {} bytes; between 1 and {LONGEST} can be used", meta.len());
         return Err(trouble(ErrorKind::InvalidInput, cause));
     }
+    let mut file = File::open(&path_absolute).map_err(from_io)?;
     let mut hash = Sha256::new();
     let bytes = io::copy(&mut file, &mut hash).map_err(from_io)?;
     Ok(Input {

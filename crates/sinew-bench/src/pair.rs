@@ -141,16 +141,19 @@ pub(crate) fn run(
     while workers.iter().any(|w| w.outcome.is_none()) {
         match wait_for_word(&workers, signals, deadline)? {
             Word::Interrupted => return Ok(RowEnd::Interrupted),
+            // One has said how it went, and the other does not come to an end: it is killed.
+            Word::None if workers.iter().any(|w| w.outcome.is_some()) => break,
             Word::None => {
-                for worker in workers.iter_mut().filter(|w| w.outcome.is_none()) {
-                    worker.outcome = Some(Ok(Outcome::Failed(format!(
-                        "the {} process made no progress for {patience:?}",
-                        worker.name
-                    ))));
-                }
+                let silence = format!("neither process came to an end within {patience:?}");
+                return Ok(RowEnd::Trouble(Trouble::Fail(silence)));
             }
             Word::From(which) => {
                 workers[which].listen();
+                if matches!(workers[which].outcome, Some(Err(_))) {
+                    // It died; what the other one, which may wait for it for ever, would say is
+                    // only a consequence.
+                    break;
+                }
                 if workers[which].outcome.is_some() {
                     // The other one has nothing to wait for any more.
                     deadline = deadline.min(Instant::now() + GRACE);

@@ -131,7 +131,13 @@ fn remove(path: &Path) {
             Names { prefix: prefix.to_owned(), keys: [one, two] }.remove();
         }
     }
-    let _ = fs::remove_dir_all(path);
+    // By their names first: to list a folder takes a descriptor, and there may be none left.
+    for name in [LIST, LOCK] {
+        let _ = fs::remove_file(path.join(name));
+    }
+    if fs::remove_dir(path).is_err() {
+        let _ = fs::remove_dir_all(path);
+    }
 }
 
 /// Removes what dead runs of this user left.

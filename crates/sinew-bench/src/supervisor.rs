@@ -22,8 +22,8 @@ use crate::{cpu, host, input};
 const UNSTABLE: f64 = 1.3;
 /// A floor ratio whose interval is wider than this says little.
 const VAGUE: f64 = 0.2;
-/// So many samples a 99.9th percentile needs.
-const FEW: u64 = 1000;
+/// So many samples a 99th percentile needs.
+const FEW: u64 = 100;
 
 /// What has been gathered of one planned row.
 struct Gathered {
@@ -249,7 +249,7 @@ fn add_doubts(
     seconds: f64,
 ) {
     if gathered.row.work == Work::RoundTrip && samples.count() < FEW {
-        doubts.push(format!("few samples: {} say little of p99.9", samples.count()));
+        doubts.push(format!("few samples: {} say little of the slow ones", samples.count()));
     }
     let least = medians.iter().copied().fold(f64::INFINITY, f64::min);
     let most = medians.iter().copied().fold(0.0, f64::max);
