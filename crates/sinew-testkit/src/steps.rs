@@ -3,7 +3,9 @@
 
 use std::io;
 
-use rustix::process::{Pid, Signal, WaitOptions, waitpid};
+use rustix::process::Pid;
+#[cfg(target_arch = "x86_64")]
+use rustix::process::{Signal, WaitOptions, waitpid};
 
 /// One system call that the operation made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,6 @@
 //! Shared memory with programs of others: POSIX and System V segments, and mapped files.
 
+use rustix::process::{WaitOptions, getpid, set_child_subreaper, wait};
 use sinew::mapping::Mapping;
 use sinew::{ErrorKind, file, posix_shm, sysv_shm};
 use sinew_testkit::{Role, Skip, Test, roles, scratch, tests};
@@ -135,6 +136,15 @@ memory = mmap.mmap(segment.fd, segment.size)
     posix_theirs(|name| Ok(Program::start(python("posix_ipc")?.args([&script, name]))))
 }
 
+/// Waits for the process that Python starts to keep watch over its segments, which ends a moment
+/// after it.
+fn with_python_and_its_tracker(test: impl FnOnce() -> Result<(), Skip>) -> Result<(), Skip> {
+    set_child_subreaper(Some(getpid())).unwrap();
+    test()?;
+    while wait(WaitOptions::empty()).is_ok() {}
+    Ok(())
+}
+
 /// Python before 3.13 unlinks at its end even what it only opened, unless it is told not to.
 fn the_multiprocessing_of_python_changes_our_posix_segment() -> Result<(), Skip> {
     let open = "
@@ -145,8 +155,10 @@ resource_tracker.unregister(segment._name, 'shared_memory')
 memory = segment.buf
 ";
     let script = [open, PYTHON_CHANGE, "del memory\nsegment.close()\n"].concat();
-    posix_ours(|name| {
-        Ok(Program::start(python("multiprocessing.shared_memory")?.args([&script, name])))
+    with_python_and_its_tracker(|| {
+        posix_ours(|name| {
+            Ok(Program::start(python("multiprocessing.shared_memory")?.args([&script, name])))
+        })
     })
 }
 
@@ -158,8 +170,10 @@ segment = shared_memory.SharedMemory(sys.argv[1], create=True, size=8192)
 memory = segment.buf
 ";
     let script = [make, PYTHON_MAKE, "del memory\nsegment.close()\nsegment.unlink()\n"].concat();
-    posix_theirs(|name| {
-        Ok(Program::start(python("multiprocessing.shared_memory")?.args([&script, name])))
+    with_python_and_its_tracker(|| {
+        posix_theirs(|name| {
+            Ok(Program::start(python("multiprocessing.shared_memory")?.args([&script, name])))
+        })
     })
 }
 
