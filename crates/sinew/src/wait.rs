@@ -93,6 +93,11 @@ impl<'a> Wait<'a> {
         matches!(self.limit, Limit::Forever) && self.interrupt.is_none()
     }
 
+    /// Whether the call may not wait at all.
+    pub(crate) const fn is_never(&self) -> bool {
+        matches!(self.limit, Limit::Never)
+    }
+
     /// Sleeps until `fd` has one of `events`, an error or a hang-up, or the wait is over. What is
     /// not pollable passes no fd, and a `pause` after which it looks again by itself.
     pub(crate) fn sleep(
@@ -143,7 +148,7 @@ impl<'a> Wait<'a> {
     }
 
     /// Ends a call that is interrupted already, before it does anything.
-    fn check_interrupt(&self) -> Result<(), Stop> {
+    pub(crate) fn check_interrupt(&self) -> Result<(), Stop> {
         match self.interrupt {
             Some(interrupt) if interrupt.is_triggered() => Err(Stop::Interrupted),
             _ => Ok(()),
