@@ -64,6 +64,7 @@ use rustix::pipe::{PipeFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with}
 pub(crate) use attempt::{read, write};
 pub use packet::{PacketReader, PacketWriter};
 pub use sigpipe::HeldSigpipe;
+pub(crate) use sigpipe::without_sigpipe;
 
 use crate::error::{Error, ErrorKind, RecvError, Result, SendError, Stop};
 use crate::limits::Limit;
@@ -134,8 +135,7 @@ impl Options {
                 Errno::MFILE => error
                     .because(format!("this process has used up {}", Limit::Nofile.stated()))
                     .fix(format!("close descriptors, or {}", Limit::Nofile.raise())),
-                // The host has too many open files; or the pipes of this user too many pages,
-                // which a pipe that got one page still has to be counted against.
+                // Linux has one number for both.
                 Errno::NFILE => error
                     .because(format!(
                         "the host has no open file left, or this user no page of {}",
@@ -228,7 +228,7 @@ fn capacity_error(errno: Errno, bytes: usize) -> Error {
 }
 
 /// EPIPE is the end, whoever reports it.
-fn stop_sending(stop: Stop) -> Stop {
+pub(crate) fn stop_sending(stop: Stop) -> Stop {
     match stop {
         Stop::Os(errno) if errno == Errno::PIPE.raw_os_error() => Stop::Closed,
         stop => stop,
