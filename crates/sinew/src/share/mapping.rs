@@ -456,10 +456,14 @@ impl Mapping {
             let byte = unsafe { self.base.as_ptr().add(at) };
             // SAFETY: mapped; a byte is always aligned; only loaded where the map is read-only.
             let byte = unsafe { AtomicU8::from_ptr(byte) };
-            if self.writable {
-                byte.fetch_add(0, Ordering::Relaxed);
-            } else {
-                byte.load(Ordering::Relaxed);
+            let mut value = std::hint::black_box(byte.load(Ordering::Relaxed));
+            // A store of what is there, unless somebody else has stored meanwhile. Adding zero would
+            // not do: the compiler makes a load of it, which fetches the page for reading only.
+            while self.writable
+                && let Err(other) =
+                    byte.compare_exchange_weak(value, value, Ordering::Relaxed, Ordering::Relaxed)
+            {
+                value = other;
             }
         }
     }

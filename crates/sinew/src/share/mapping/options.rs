@@ -19,7 +19,7 @@ pub enum Huge {
     /// Of this many bytes each, or fail.
     Required(u64),
     /// Of this many bytes each, or else ordinary pages, with the advice to use transparent huge ones.
-    /// [`Mapping::page_size`] tells what came of it.
+    /// [`Mapping::page_size`](super::Mapping::page_size) tells what came of it.
     Preferred(u64),
 }
 
@@ -118,21 +118,21 @@ impl Options {
         self
     }
 
-    /// Fetches all pages before the call returns; see [`Mapping::populate`].
+    /// Fetches all pages before the call returns; see [`Mapping::populate`](super::Mapping::populate).
     #[must_use]
     pub const fn populate(mut self) -> Self {
         self.populate = true;
         self
     }
 
-    /// Locks all pages into memory before the call returns; see [`Mapping::lock`].
+    /// Locks all pages into memory before the call returns; see [`Mapping::lock`](super::Mapping::lock).
     #[must_use]
     pub const fn lock(mut self) -> Self {
         self.lock = true;
         self
     }
 
-    /// Advises transparent huge pages; [`Mapping::huge_bytes`] tells what came of it. Whether shared
+    /// Advises transparent huge pages; [`Mapping::huge_bytes`](super::Mapping::huge_bytes) tells what came of it. Whether shared
     /// memory gets any is set in `/sys/kernel/mm/transparent_hugepage/shmem_enabled`.
     #[must_use]
     pub const fn transparent_huge(mut self) -> Self {
