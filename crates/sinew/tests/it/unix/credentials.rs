@@ -208,13 +208,13 @@ fn an_abstract_name_is_open_to_every_user_and_tells_which() -> Result<(), Skip> 
 
 /// Connects from a network namespace of its own.
 fn connect_elsewhere(link: &Link) {
+    let by_name: Address = link.hear().parse().unwrap();
+    let by_path: Address = link.hear().parse().unwrap();
     // SAFETY: one thread, and the network namespace touches no descriptor and no memory.
     let moved = unsafe { unshare_unsafe(UnshareFlags::NEWNET) };
     if moved.is_err() {
         return link.say("no namespace");
     }
-    let by_name: Address = link.hear().parse().unwrap();
-    let by_path: Address = link.hear().parse().unwrap();
     let kind = by_name.seqpacket().connect().map(drop).map_err(|e| e.kind());
     let path = by_path.seqpacket().connect().map(drop).map_err(|e| e.kind());
     link.say(format!("{kind:?} {path:?}"));
@@ -238,12 +238,13 @@ fn an_abstract_name_ends_at_the_network_namespace() -> Result<(), Skip> {
 
 /// Starts a process in a PID namespace below this one, and passes words on to it and back.
 fn spawn_in_namespace(link: &Link) {
+    let words = link.hear();
     // SAFETY: one thread; only children that are made later are in the namespace.
     if unsafe { unshare_unsafe(UnshareFlags::NEWPID) }.is_err() {
         return link.say("no namespace");
     }
     let inner = Peer::spawn("unix::credentials::look_out");
-    inner.say(link.hear());
+    inner.say(words);
     link.say(inner.hear());
     inner.join();
 }
