@@ -62,6 +62,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 use rustix::io::Errno;
 use rustix::mm::{self, MapFlags, MsyncFlags, ProtFlags};
 use rustix::param::page_size;
+use rustix::thread::futex;
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::Feature;
@@ -413,14 +414,13 @@ impl Mapping {
     /// writable (MADV_POPULATE_WRITE), else for reading.
     ///
     /// # Errors
-    /// [`NoSpace`](ErrorKind::NoSpace) where the memory is not there: an error, not a SIGBUS. On
-    /// kernels without that advice (before 5.14) the pages are touched one by one, and it is.
+    /// [`NoSpace`](ErrorKind::NoSpace) where the memory is not there: an error, not a SIGBUS. Where a
+    /// sandbox has not that advice, the kernel is asked for the pages one by one.
     pub fn populate(&self) -> Result<()> {
         use mm::Advice::{LinuxPopulateRead, LinuxPopulateWrite};
 
         if !Feature::MadvPopulate.usable() {
-            self.touch();
-            return Ok(());
+            return self.touch();
         }
         let advice = if self.writable { LinuxPopulateWrite } else { LinuxPopulateRead };
         loop {
@@ -431,40 +431,38 @@ impl Mapping {
                 // The last page can lie beyond the end of the object only if it has shrunk.
                 Err(Errno::INVAL) => {
                     Feature::MadvPopulate.refused();
-                    self.touch();
-                    return Ok(());
+                    return self.touch();
                 }
-                Err(errno) => {
-                    let error = self.error("populate", errno);
-                    return Err(match errno {
-                        Errno::FAULT | Errno::NOMEM => error
-                            .of_kind(ErrorKind::NoSpace)
-                            .because("there is no memory for all its pages, or it has shrunk"),
-                        _ => error,
-                    });
-                }
+                Err(errno) => return Err(self.unpopulated(errno)),
             }
         }
     }
 
-    /// Touches one byte of every page without changing it.
-    fn touch(&self) {
-        use std::sync::atomic::AtomicU8;
-
+    /// Has the kernel fetch every page for each of them in turn. It does so for a wake on a futex
+    /// word that nobody is to be woken at: for writing where the map allows that, without changing a
+    /// byte, and with EFAULT where a touch of ours would end the process by SIGBUS.
+    fn touch(&self) -> Result<()> {
         for at in (0..self.span).step_by(self.page) {
             // SAFETY: `at` is inside the span that the kernel gave.
-            let byte = unsafe { self.base.as_ptr().add(at) };
-            // SAFETY: mapped; a byte is always aligned; only loaded where the map is read-only.
-            let byte = unsafe { AtomicU8::from_ptr(byte) };
-            let mut value = std::hint::black_box(byte.load(Ordering::Relaxed));
-            // A store of what is there, unless somebody else has stored meanwhile. Adding zero would
-            // not do: the compiler makes a load of it, which fetches the page for reading only.
-            while self.writable
-                && let Err(other) =
-                    byte.compare_exchange_weak(value, value, Ordering::Relaxed, Ordering::Relaxed)
-            {
-                value = other;
+            let word = unsafe { self.base.as_ptr().add(at) };
+            // SAFETY: mapped, and aligned at the start of a page; only its address is used.
+            #[allow(clippy::cast_ptr_alignment, reason = "the start of a page")]
+            let word = unsafe { AtomicU32::from_ptr(word.cast()) };
+            // Any other failure is of a host without futexes, where this stays a hint.
+            if futex::wake(word, futex::Flags::empty(), 0) == Err(Errno::FAULT) {
+                return Err(self.unpopulated(Errno::FAULT));
             }
+        }
+        Ok(())
+    }
+
+    fn unpopulated(&self, errno: Errno) -> Error {
+        let error = self.error("populate", errno);
+        match errno {
+            Errno::FAULT | Errno::NOMEM => error
+                .of_kind(ErrorKind::NoSpace)
+                .because("there is no memory for all its pages, or it has shrunk"),
+            _ => error,
         }
     }
 
