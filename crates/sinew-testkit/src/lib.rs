@@ -14,4 +14,4 @@ pub mod steps;
 pub mod suite;
 
 pub use peer::{Link, Peer, Role};
-pub use suite::{Skip, Suite, Test, scratch, skip};
+pub use suite::{Skip, Suite, Test, fallbacks_forced, scratch, skip};

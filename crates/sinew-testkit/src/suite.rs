@@ -35,6 +35,13 @@ pub fn skip(reason: impl Into<String>) -> Result<(), Skip> {
     Err(Skip(reason.into()))
 }
 
+/// Whether this run forces the library's fallbacks (`SINEW_WITHOUT`), so that what only newer
+/// kernels give is not to be expected.
+#[must_use]
+pub fn fallbacks_forced() -> bool {
+    std::env::var_os("SINEW_WITHOUT").is_some_and(|without| !without.is_empty())
+}
+
 /// One test: a name and a function that panics if the fact does not hold.
 #[derive(Clone, Copy, Debug)]
 pub struct Test {
