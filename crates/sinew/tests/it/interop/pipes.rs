@@ -2,13 +2,12 @@
 
 use std::process::Command;
 
-use sinew::RecvError;
 use sinew::command::CommandExt;
-use sinew::pipe;
-use sinew::wait::{Receives, Sends};
-use sinew_testkit::{Role, Skip, Test, roles, tests};
+use sinew::wait::{Opens, Receives, Sends};
+use sinew::{RecvError, SendError, fifo, pipe};
+use sinew_testkit::{Role, Skip, Test, roles, scratch, tests};
 
-use super::{Compiled, Program, python};
+use super::{Compiled, Program, python, text};
 
 pub(crate) const TESTS: &[Test] = tests![
     c_reads_our_pipe_under_a_number,
@@ -17,6 +16,11 @@ pub(crate) const TESTS: &[Test] = tests![
     the_shell_reads_our_pipe_as_standard_input,
     we_read_the_standard_output_of_the_shell,
     a_program_that_leaves_closes_our_pipe,
+    c_reads_our_fifo,
+    we_read_a_fifo_that_c_writes,
+    the_shell_reads_our_fifo,
+    we_read_a_fifo_that_the_shell_made_and_writes,
+    python_reads_our_fifo,
 ];
 pub(crate) const ROLES: &[Role] = roles![];
 
@@ -121,8 +125,68 @@ fn a_program_that_leaves_closes_our_pipe() -> Result<(), Skip> {
             break error;
         }
     };
-    assert_eq!(error, sinew::SendError::Closed);
+    assert_eq!(error, SendError::Closed);
     assert_eq!(recv_all(&answer), b"y\n");
     assert!(child.wait().unwrap().success());
+    Ok(())
+}
+
+/// Our FIFO, which another program reads, opening it when it likes.
+fn fifo_ours(start: impl FnOnce(&str) -> Result<Program, Skip>) -> Result<(), Skip> {
+    let fifo = fifo::Options::new().create(scratch().join("fifo")).unwrap();
+    let started = start(text(fifo.path()));
+    let result = started.map(|mut program| {
+        let tx = fifo.writer().open().unwrap();
+        tx.send(&pattern()).unwrap();
+        drop(tx);
+        program.expect("200000 of 200000");
+        program.end();
+    });
+    fifo.unlink().unwrap();
+    result
+}
+
+fn c_reads_our_fifo() -> Result<(), Skip> {
+    let c = Compiled::new(C)?;
+    fifo_ours(|path| Ok(c.start(&["read-path", path])))
+}
+
+fn the_shell_reads_our_fifo() -> Result<(), Skip> {
+    let script = "echo $(wc -c < \"$0\") of 200000";
+    fifo_ours(|path| Ok(Program::start(Command::new("sh").args(["-c", script, path]))))
+}
+
+fn python_reads_our_fifo() -> Result<(), Skip> {
+    let script = "
+import sys
+with open(sys.argv[1], 'rb') as fifo:
+    data = fifo.read()
+good = sum(b == (i * 31 + i // 251) % 256 for i, b in enumerate(data))
+print(good, 'of', len(data))
+";
+    fifo_ours(|path| Ok(Program::start(python("sys")?.args([script, path]))))
+}
+
+fn we_read_a_fifo_that_c_writes() -> Result<(), Skip> {
+    let c = Compiled::new(C)?;
+    let fifo = fifo::Options::new().create(scratch().join("fifo")).unwrap();
+    let program = c.start(&["write-path", text(fifo.path())]);
+    let rx = fifo.reader().open().unwrap();
+    fifo.unlink().unwrap();
+    assert!(recv_all(&rx) == pattern(), "every byte, and the end after it");
+    program.end();
+    Ok(())
+}
+
+fn we_read_a_fifo_that_the_shell_made_and_writes() -> Result<(), Skip> {
+    let path = scratch().join("fifo");
+    let script = "mkfifo -m 600 \"$0\" && echo ready && echo from the shell > \"$0\"";
+    let mut program = Program::start(Command::new("sh").args(["-c", script, text(&path)]));
+    program.expect("ready");
+    let fifo = fifo::Options::new().open(&path).unwrap();
+    let rx = fifo.reader().open().unwrap();
+    fifo.unlink().unwrap();
+    assert_eq!(recv_all(&rx), b"from the shell\n");
+    program.end();
     Ok(())
 }
