@@ -34,8 +34,8 @@
 //! is not bounded by anything.
 //!
 //! # SIGPIPE
-//! All three raise it when nobody reads, and have no flag against it. It is kept away, by one system
-//! call more where the process ignores the signal, three where not, none while the thread has a
+//! All three raise it when nobody reads, and have no flag against it. It is kept away, by one to
+//! two system calls more where the process ignores the signal, two to three where not, none while the thread has a
 //! [`HeldSigpipe`](crate::pipe::HeldSigpipe): then each transfer is exactly one.
 //!
 //! From splice(2), tee(2), vmsplice(2).
@@ -358,7 +358,7 @@ fn between(
     loop {
         let done = care.check(from, to).and_then(|()| {
             let len = if care.to { len.min(ATOMIC) } else { len };
-            without_sigpipe(|| call(len, flags))
+            without_sigpipe(len, || call(len, flags))
         });
         match done {
             Ok(0) => return Err(TransferStop::Ended.into()),
@@ -434,7 +434,7 @@ pub unsafe fn vmsplice(to: &PipeWriter, data: &[u8], wait: Wait<'_>) -> Result<(
             let lent = [IoSliceRaw::from_slice(rest)];
             // SAFETY: the kernel only takes references to the pages, since `to` can write; that they
             // stay as they are while it has them is promised by the caller.
-            without_sigpipe(|| unsafe { rustix::pipe::vmsplice(fd, &lent, flags) })
+            without_sigpipe(rest.len(), || unsafe { rustix::pipe::vmsplice(fd, &lent, flags) })
         })
         .map_err(stop_sending)
     })

@@ -37,6 +37,8 @@ fn main() -> ExitCode {
         .add(mechanism::TESTS, mechanism::ROLES)
         .add(memfd::TESTS, memfd::ROLES)
         .add(pipe::TESTS, pipe::ROLES)
+        .add(pipe::packet::TESTS, pipe::packet::ROLES)
+        .add(pipe::sigpipe::TESTS, pipe::sigpipe::ROLES)
         .add(posix_mq::TESTS, posix_mq::ROLES)
         .add(posix_shm::TESTS, posix_shm::ROLES)
         .add(splice::TESTS, splice::ROLES)

@@ -33,7 +33,7 @@ const NO_OFFSET: u64 = u64::MAX;
 #[inline]
 pub(crate) fn write(fd: BorrowedFd<'_>, data: &[u8], mode: Mode) -> Result<usize, Errno> {
     if mode == Mode::MayBlock && sigpipe::is_held() {
-        return sigpipe::while_held(|| rustix::io::write(fd, data));
+        return sigpipe::while_held(data.len(), || rustix::io::write(fd, data));
     }
     if Feature::RwfNosignal.usable() {
         let flags = match mode {
@@ -67,25 +67,32 @@ pub(crate) fn read(fd: BorrowedFd<'_>, buf: &mut [u8], mode: Mode) -> Result<usi
     }
 }
 
-/// Reads one packet once into `buf` and, where that is full, one byte more into `spill`.
+/// Reads one packet once into `buf`, and where there is a `spill` one byte more into that.
 #[inline]
 pub(super) fn read_packet(
     fd: BorrowedFd<'_>,
     buf: &mut [u8],
-    spill: &mut [u8; 1],
+    spill: Option<&mut [u8; 1]>,
     mode: Mode,
 ) -> Result<usize, Errno> {
+    let spill: &mut [u8] = match spill {
+        Some(byte) => byte,
+        None if mode == Mode::MayBlock => return rustix::io::read(fd, buf),
+        None => &mut [],
+    };
+    let count = 1 + spill.len();
     let mut both = [IoSliceMut::new(buf), IoSliceMut::new(spill)];
+    let parts = &mut both[..count];
     if mode == Mode::MayBlock {
-        return rustix::io::readv(fd, &mut both);
+        return rustix::io::readv(fd, parts);
     }
     if Feature::PipeNowait.usable() {
-        match preadv2(fd, &mut both, NO_OFFSET, ReadWriteFlags::NOWAIT) {
+        match preadv2(fd, parts, NO_OFFSET, ReadWriteFlags::NOWAIT) {
             Err(Errno::OPNOTSUPP) => {}
             done => return done,
         }
     }
-    read_packet_without(fd, &mut both)
+    read_packet_without(fd, parts)
 }
 
 /// A refusal may be of the kernel or of this one description. Asks a fresh pipe, once, which it
@@ -119,7 +126,7 @@ fn write_without(fd: BorrowedFd<'_>, data: &[u8], mode: Mode) -> Result<usize, E
             if Feature::PipeNowait.usable() {
                 let once =
                     || pwritev2(fd, &[IoSlice::new(data)], NO_OFFSET, ReadWriteFlags::NOWAIT);
-                match without_sigpipe(once) {
+                match without_sigpipe(data.len(), once) {
                     Err(Errno::OPNOTSUPP) => {}
                     done => return done,
                 }
@@ -137,7 +144,7 @@ fn plain_write(fd: BorrowedFd<'_>, data: &[u8]) -> Result<usize, Errno> {
             done => return done,
         }
     }
-    without_sigpipe(|| rustix::io::write(fd, data))
+    without_sigpipe(data.len(), || rustix::io::write(fd, data))
 }
 
 /// Writes without sleep where only O_NONBLOCK can say so.
@@ -174,7 +181,7 @@ fn write_by_way(fd: BorrowedFd<'_>, data: &[u8], packets: OFlags) -> Result<usiz
     let kind = if packets.is_empty() { PipeFlags::empty() } else { PipeFlags::DIRECT };
     let (rx, tx) = private_pipe(kind)?;
     let count = rustix::io::write(&tx, data)?;
-    without_sigpipe(|| splice(&rx, None, fd, None, count, SpliceFlags::NONBLOCK))
+    without_sigpipe(count, || splice(&rx, None, fd, None, count, SpliceFlags::NONBLOCK))
 }
 
 /// Reads without sleep where the description lacks RWF_NOWAIT: a vmsplice *from* a pipe copies to
@@ -204,15 +211,15 @@ fn read_without(fd: BorrowedFd<'_>, buf: &mut [u8]) -> Result<usize, Errno> {
 }
 
 /// Reads one packet without sleep: moves the first one, whole, to a private pipe with room for one,
-/// where reading it cannot sleep.
+/// where reading it cannot sleep. (A vmsplice would run packets into each other.)
 #[cold]
-fn read_packet_without(fd: BorrowedFd<'_>, both: &mut [IoSliceMut<'_>; 2]) -> Result<usize, Errno> {
+fn read_packet_without(fd: BorrowedFd<'_>, parts: &mut [IoSliceMut<'_>]) -> Result<usize, Errno> {
     learn();
     let (rx, tx) = private_pipe(PipeFlags::DIRECT)?;
     rustix::pipe::fcntl_setpipe_size(&tx, 1)?;
     match splice(fd, None, &tx, None, super::ATOMIC, SpliceFlags::NONBLOCK)? {
         0 => Ok(0),
-        _ => rustix::io::readv(&rx, both),
+        _ => rustix::io::readv(&rx, parts),
     }
 }
 

@@ -6,7 +6,7 @@ use rustix::event::PollFlags;
 use rustix::fs::{OFlags, fcntl_getfl};
 use rustix::pipe::fcntl_getpipe_size;
 
-use super::attempt::{read, read_packet, write};
+use super::attempt::{read_packet, write};
 use super::{ATOMIC, stop_sending};
 use crate::error::{Error, ErrorKind, RecvError, SendError};
 use crate::mechanism::Mechanism;
@@ -75,12 +75,12 @@ impl Receives for PacketReader {
     fn recv_wait(&self, buf: &mut [u8], wait: Wait<'_>) -> Result<usize, RecvError> {
         let fd = self.0.as_fd();
         let received = if buf.len() >= ATOMIC {
-            drive(fd, PollFlags::IN, wait, |mode| read(fd, &mut buf[..ATOMIC], mode))
+            drive(fd, PollFlags::IN, wait, |mode| read_packet(fd, &mut buf[..ATOMIC], None, mode))
         } else {
             // The kernel drops what does not fit in silence: a byte that arrives behind the
             // caller's buffer is the only sign, short of another system call.
             let mut spill = [0];
-            drive(fd, PollFlags::IN, wait, |mode| read_packet(fd, buf, &mut spill, mode))
+            drive(fd, PollFlags::IN, wait, |mode| read_packet(fd, buf, Some(&mut spill), mode))
         };
         match received {
             Ok(0) => Err(RecvError::Closed),

@@ -18,6 +18,8 @@ thread_local! {
     static HELD: Cell<u32> = const { Cell::new(0) };
     /// Whether a SIGPIPE that is pending now is ours to take, while one is held.
     static OURS: Cell<bool> = const { Cell::new(false) };
+    /// Whether a call that did not do all may have left one pending, while one is held.
+    static LEFT: Cell<bool> = const { Cell::new(false) };
     /// Whether the signal was blocked before the first was made, so that the last leaves it so.
     static WAS_BLOCKED: Cell<bool> = const { Cell::new(false) };
 }
@@ -29,9 +31,10 @@ thread_local! {
 /// kernel, plain writes to pipes before Linux 6.18), that costs one to three more system calls;
 /// while the thread holds one of these, none. From Linux 6.18 on a send to a pipe costs about 25 ns
 /// more than a bare write(2), because the flag against the signal takes a vectored call; while the
-/// thread holds one of these, it is the bare write(2): worth it around a loop of small messages. Dropping the last one puts the mask of the thread
-/// back as it was. A SIGPIPE that was pending before stays pending; one that a call of this library
-/// caused is taken away at once.
+/// thread holds one of these, it is the bare write(2): worth it around a loop of small messages.
+///
+/// Dropping the last one puts the mask of the thread back as it was. A SIGPIPE that was pending
+/// before stays pending; one that a call of this library caused is taken away, at the latest then.
 ///
 /// ```
 /// use sinew::SendError;
@@ -71,7 +74,13 @@ impl HeldSigpipe {
 impl Drop for HeldSigpipe {
     fn drop(&mut self) {
         HELD.set(HELD.get() - 1);
-        if HELD.get() == 0 && !WAS_BLOCKED.get() {
+        if HELD.get() > 0 {
+            return;
+        }
+        if LEFT.replace(false) && OURS.get() {
+            take();
+        }
+        if !WAS_BLOCKED.get() {
             change_mask(libc::SIG_UNBLOCK);
         }
     }
@@ -83,32 +92,55 @@ pub(crate) fn is_held() -> bool {
     HELD.get() > 0
 }
 
-/// Makes a call that may raise SIGPIPE, which is held.
+/// Makes a call of `wanted` bytes that may raise SIGPIPE, which is held.
 #[inline]
-pub(crate) fn while_held<T>(call: impl FnOnce() -> Result<T, Errno>) -> Result<T, Errno> {
+pub(crate) fn while_held(
+    wanted: usize,
+    call: impl FnOnce() -> Result<usize, Errno>,
+) -> Result<usize, Errno> {
     let done = call();
-    if matches!(done, Err(Errno::PIPE)) && OURS.get() {
-        take();
+    match done {
+        Err(Errno::PIPE) => taken(),
+        // A write that sleeps half-way when the last reader leaves gives what went, and still
+        // raises the signal. The next call says EPIPE, or the end of holding takes it.
+        Ok(count) if count < wanted => LEFT.set(true),
+        _ => {}
     }
     done
 }
 
-/// Makes a call that may raise SIGPIPE, and lets no SIGPIPE of it reach this process.
-pub(crate) fn without_sigpipe<T>(mut call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+#[cold]
+fn taken() {
+    LEFT.set(false);
+    if OURS.get() {
+        take();
+    }
+}
+
+/// Makes a call of `wanted` bytes that may raise SIGPIPE, and lets no SIGPIPE of it reach this
+/// process.
+pub(crate) fn without_sigpipe(
+    wanted: usize,
+    call: impl FnOnce() -> Result<usize, Errno>,
+) -> Result<usize, Errno> {
     if is_held() {
-        return while_held(call);
+        return while_held(wanted, call);
     }
     if is_ignored() {
         let done = call();
         // A signal that is both ignored and blocked does become pending, and would strike if the
         // host went back to the default later. An ignored one that was there before is not missed.
-        if matches!(done, Err(Errno::PIPE)) && is_pending() {
+        let raised = match done {
+            Err(errno) => errno == Errno::PIPE,
+            Ok(count) => count < wanted,
+        };
+        if raised && is_pending() {
             take();
         }
         return done;
     }
     let _held = HeldSigpipe::new();
-    while_held(call)
+    while_held(wanted, call)
 }
 
 /// Adds SIGPIPE to the mask of this thread or takes it out; tells whether it was in.
