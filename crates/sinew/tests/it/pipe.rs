@@ -139,9 +139,6 @@ fn a_send_and_a_recv_are_one_system_call() -> Result<(), Skip> {
         Ok(done) => done,
         Err(e) => return skip(format!("no stepper here: {e}")),
     };
-    if sinew_testkit::fallbacks_forced() {
-        return sinew_testkit::skip("one system call takes what newer kernels have");
-    }
     let numbers: Vec<_> = done.calls.iter().map(|c| c.number).collect();
     let bounded = [libc::SYS_pwritev2, libc::SYS_preadv2];
     assert_eq!(
