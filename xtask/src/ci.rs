@@ -90,6 +90,12 @@ const STEPS: &[Step] = &[
         run: Run::Tests(&["cargo", "test", "--release", "--package", "sinew", "--test", "it"]),
     },
     Step {
+        name: "bench",
+        about: "the other command of the README, in its short form: every byte is checked",
+        env: &[],
+        run: Run::Plain(&["cargo", "run", "--release", "--", "bench", "--quick"]),
+    },
+    Step {
         name: "miri",
         about: "what makes no system calls, in an interpreter that finds undefined behaviour",
         env: &[("MIRIFLAGS", "-Zmiri-strict-provenance")],
