@@ -72,10 +72,20 @@ pub(crate) fn pretend(without: &str) {
 
 /// Waits until a process sleeps in the kernel.
 pub(crate) fn until_asleep(pid: Pid) {
+    until_state(pid, 'S');
+}
+
+/// Stops a process, and waits until it is: the signal alone lets it run on for a moment.
+pub(crate) fn stop(peer: &Peer) {
+    peer.signal(Signal::STOP);
+    until_state(peer.pid(), 'T');
+}
+
+fn until_state(pid: Pid, state: char) {
     let path = format!("/proc/{}/stat", pid.as_raw_nonzero());
     loop {
         let stat = std::fs::read_to_string(&path).unwrap();
-        if stat.rsplit_once(") ").unwrap().1.starts_with('S') {
+        if stat.rsplit_once(") ").unwrap().1.starts_with(state) {
             return;
         }
         std::thread::yield_now();
@@ -501,7 +511,7 @@ fn a_killed_reader_closes_the_pipe() -> Result<(), Skip> {
     peer.send_fd(&there);
     peer.send_fd(&back);
     drop((there, back));
-    peer.signal(Signal::STOP);
+    stop(&peer);
     std::thread::scope(|s| {
         let sender = s.spawn(|| tx.send(&vec![0; 1 << 20]));
         while tx.filled().unwrap() == 0 {
@@ -539,7 +549,7 @@ fn a_stopped_reader_makes_the_sender_time_out_and_loses_nothing() -> Result<(), 
     peer.send_fd(&rx);
     drop(rx);
     peer.expect("ready");
-    peer.signal(Signal::STOP);
+    stop(&peer);
     let data: Vec<u8> = (0..1_000_000).map(|i| (i % 253) as u8).collect();
     let begin = Instant::now();
     let ended = tx.send_timeout(&data, SHORT);
