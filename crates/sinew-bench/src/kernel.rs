@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 
 use sinew::pipe::HeldSigpipe;
-use sinew::wait::{Accepts, ByteStream, Receives, Sends};
-use sinew::{inet, pipe, posix_mq, sysv_mq, unix};
+use sinew::wait::{Accepts, ByteStream, Opens, Receives, Sends, Wait};
+use sinew::{fifo, inet, pipe, posix_mq, splice, sysv_mq, unix};
 
 use crate::carrier::Carrier;
 use crate::floor;
@@ -104,30 +104,23 @@ impl Ends for NamedPipe {
 
     fn near(job: &Job, link: &Link) -> Result<(Pipes, floor::ReadWrite), Trouble> {
         let [there, back] = Self::paths(job);
-        for path in [&there, &back] {
-            let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
-            rustix::fs::mknodat(rustix::fs::CWD, path, rustix::fs::FileType::Fifo, mode, 0)
-                .map_err(io::Error::from)?;
-        }
+        let there = fifo::Options::new().create(there)?;
+        let back = fifo::Options::new().create(back)?;
         link.nod()?;
         // Each open waits for its counterpart in `far`, which comes in the same order.
-        let output = std::fs::OpenOptions::new().write(true).open(&there)?;
-        let input = std::fs::File::open(&back)?;
-        std::fs::remove_file(&there)?;
-        std::fs::remove_file(&back)?;
-        let (input, output) =
-            (std::os::fd::OwnedFd::from(input), std::os::fd::OwnedFd::from(output));
-        Ok(Pipes::with_floor(input.into(), output.into()))
+        let output = there.writer().open()?;
+        let input = back.reader().open()?;
+        there.unlink()?;
+        back.unlink()?;
+        Ok(Pipes::with_floor(input, output))
     }
 
     fn far(job: &Job, link: &Link) -> Result<(Pipes, floor::ReadWrite), Trouble> {
         link.await_nod()?;
         let [there, back] = Self::paths(job);
-        let input = std::fs::File::open(&there)?;
-        let output = std::fs::OpenOptions::new().write(true).open(&back)?;
-        let (input, output) =
-            (std::os::fd::OwnedFd::from(input), std::os::fd::OwnedFd::from(output));
-        Ok(Pipes::with_floor(input.into(), output.into()))
+        let input = fifo::Options::new().open(there)?.reader().open()?;
+        let output = fifo::Options::new().open(back)?.writer().open()?;
+        Ok(Pipes::with_floor(input, output))
     }
 }
 
@@ -150,16 +143,10 @@ impl Spliced {
 impl Carrier for Spliced {
     #[inline]
     fn send(&mut self, message: &[u8]) -> io::Result<()> {
-        let mut rest = message;
-        while !rest.is_empty() {
-            let slices = [rustix::pipe::IoSliceRaw::from_slice(rest)];
-            let none = rustix::pipe::SpliceFlags::empty();
-            // SAFETY: every message is a part of the payload, which is never changed and outlives
-            // the row: see `payload.rs`.
-            let count = unsafe { rustix::pipe::vmsplice(&self.output, &slices, none) }?;
-            rest = &rest[count..];
-        }
-        Ok(())
+        // SAFETY: every message is a part of the payload, which is never changed and outlives the
+        // row, see `payload.rs`, or the room of an echo, see `messages.rs`; and `output` can write.
+        let spliced = unsafe { splice::vmsplice(&self.output, message, Wait::FOREVER) };
+        Ok(spliced?)
     }
 
     #[inline]
