@@ -63,9 +63,9 @@ impl Carrier for Pipes {
 }
 
 /// Hands one end of each of two pipes over, and keeps the others.
-fn pipes_near(link: &Link) -> Result<(PipeReader, PipeWriter), Trouble> {
-    let (there_out, there_in) = pipe::pipe()?;
-    let (back_out, back_in) = pipe::pipe()?;
+fn pipes_near(link: &Link, options: &pipe::Options) -> Result<(PipeReader, PipeWriter), Trouble> {
+    let (there_out, there_in) = options.create()?;
+    let (back_out, back_in) = options.create()?;
     link.send_fds(&[there_out.as_fd(), back_in.as_fd()])?;
     Ok((back_out, there_in))
 }
@@ -82,7 +82,8 @@ impl Ends for Pipe {
     type Floor = floor::ReadWrite;
 
     fn near(_: &Job, link: &Link) -> Result<(Pipes, floor::ReadWrite), Trouble> {
-        pipes_near(link).map(|(input, output)| Pipes::with_floor(input, output))
+        pipes_near(link, &pipe::Options::new())
+            .map(|(input, output)| Pipes::with_floor(input, output))
     }
 
     fn far(_: &Job, link: &Link) -> Result<(Pipes, floor::ReadWrite), Trouble> {
@@ -155,6 +156,8 @@ impl Carrier for Spliced {
     }
 }
 
+const SPLICE_BYTES: usize = 1 << 20;
+
 pub(crate) enum Splice {}
 
 impl Ends for Splice {
@@ -162,7 +165,7 @@ impl Ends for Splice {
     type Floor = floor::Vmsplice;
 
     fn near(_: &Job, link: &Link) -> Result<(Spliced, floor::Vmsplice), Trouble> {
-        pipes_near(link).map(Spliced::with_floor)
+        pipes_near(link, &pipe::Options::new().capacity(SPLICE_BYTES)).map(Spliced::with_floor)
     }
 
     fn far(_: &Job, link: &Link) -> Result<(Spliced, floor::Vmsplice), Trouble> {
