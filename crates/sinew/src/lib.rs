@@ -164,6 +164,7 @@
 mod copy;
 mod process;
 mod share;
+mod syscall;
 mod sysv_key;
 
 pub mod error;

@@ -167,26 +167,17 @@ pub(crate) enum Mode {
 
 /// Runs `attempt` until it is done or `wait` is over: the one place where every pollable blocking
 /// call waits. An unbounded wait on a blocking descriptor is exactly one system call.
-#[inline]
+///
+/// Only the first attempt of an unbounded wait is inlined, with its mode a constant: what a message
+/// costs over the bare system call is what is inlined here.
+#[inline(always)]
 pub(crate) fn drive<T>(
     fd: BorrowedFd<'_>,
     events: PollFlags,
     wait: Wait<'_>,
-    mut attempt: impl FnMut(Mode) -> Result<T, Errno>,
+    attempt: impl FnMut(Mode) -> Result<T, Errno>,
 ) -> Result<T, Stop> {
-    let mode = if wait.is_unbounded() { Mode::MayBlock } else { Mode::NonBlocking };
-    if mode == Mode::NonBlocking {
-        wait.check_interrupt()?;
-    }
-    loop {
-        match attempt(mode) {
-            Ok(done) => return Ok(done),
-            Err(Errno::INTR) => {}
-            // Also where the caller's descriptor is non-blocking by itself.
-            Err(Errno::AGAIN) => wait.sleep(Some((fd, events)), None)?,
-            Err(errno) => return Err(Stop::Os(errno.raw_os_error())),
-        }
-    }
+    drive_or_nap(Some((fd, events)), wait, attempt)
 }
 
 /// Runs `attempt` for what cannot be polled (System V queues): looks again after naps that grow
@@ -194,21 +185,44 @@ pub(crate) fn drive<T>(
 #[inline(always)]
 pub(crate) fn drive_by_naps<T>(
     wait: Wait<'_>,
+    attempt: impl FnMut(Mode) -> Result<T, Errno>,
+) -> Result<T, Stop> {
+    drive_or_nap(None, wait, attempt)
+}
+
+#[inline(always)]
+fn drive_or_nap<T>(
+    watched: Option<(BorrowedFd<'_>, PollFlags)>,
+    wait: Wait<'_>,
     mut attempt: impl FnMut(Mode) -> Result<T, Errno>,
 ) -> Result<T, Stop> {
-    let mode = if wait.is_unbounded() { Mode::MayBlock } else { Mode::NonBlocking };
-    if mode == Mode::NonBlocking {
-        wait.check_interrupt()?;
+    if !wait.is_unbounded() {
+        return bounded(watched, wait, attempt);
     }
-    match attempt(mode) {
+    match attempt(Mode::MayBlock) {
         Ok(done) => Ok(done),
-        Err(errno) => nap(wait, mode, errno, attempt),
+        Err(errno) => go_on(watched, wait, Mode::MayBlock, errno, attempt),
+    }
+}
+
+#[inline]
+fn bounded<T>(
+    watched: Option<(BorrowedFd<'_>, PollFlags)>,
+    wait: Wait<'_>,
+    mut attempt: impl FnMut(Mode) -> Result<T, Errno>,
+) -> Result<T, Stop> {
+    wait.check_interrupt()?;
+    match attempt(Mode::NonBlocking) {
+        Ok(done) => Ok(done),
+        Err(errno) => go_on(watched, wait, Mode::NonBlocking, errno, attempt),
     }
 }
 
 /// Goes on after a first attempt that failed with `errno`.
 #[cold]
-fn nap<T>(
+#[inline(never)]
+fn go_on<T>(
+    watched: Option<(BorrowedFd<'_>, PollFlags)>,
     wait: Wait<'_>,
     mode: Mode,
     mut errno: Errno,
@@ -218,6 +232,8 @@ fn nap<T>(
     loop {
         match errno {
             Errno::INTR => {}
+            // Also where the caller's descriptor is non-blocking by itself.
+            Errno::AGAIN if watched.is_some() => wait.sleep(watched, None)?,
             Errno::AGAIN => {
                 wait.sleep(None, Some(nap))?;
                 nap = (nap * 2).min(Duration::from_millis(1));
@@ -232,21 +248,36 @@ fn nap<T>(
 }
 
 /// Sends the whole of `data` by as many attempts as it takes; `attempt` gives how many bytes of its
-/// argument went. The first attempt usually takes all.
-#[inline]
+/// argument went. The first attempt usually takes all, and is inlined alone.
+#[inline(always)]
 pub(crate) fn send_all(
     data: &[u8],
     mut attempt: impl FnMut(&[u8]) -> Result<usize, Stop>,
 ) -> Result<(), SendError> {
+    match attempt(data) {
+        Ok(count) if count >= data.len() => Ok(()),
+        first => send_rest(data, first, attempt),
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn send_rest(
+    data: &[u8],
+    first: Result<usize, Stop>,
+    mut attempt: impl FnMut(&[u8]) -> Result<usize, Stop>,
+) -> Result<(), SendError> {
     let mut sent = 0;
+    let mut last = first;
     loop {
-        match attempt(&data[sent..]) {
+        match last {
             Ok(count) => sent += count,
             Err(stop) => return Err(SendError::after(sent, stop)),
         }
         if sent >= data.len() {
             return Ok(());
         }
+        last = attempt(&data[sent..]);
     }
 }
 
@@ -423,18 +454,42 @@ pub struct Exact<'a, S>(&'a S);
 impl<S: ByteStream> Receives for Exact<'_, S> {
     type Received = ();
 
+    #[inline]
     fn recv_wait(&self, buf: &mut [u8], wait: Wait<'_>) -> Result<(), RecvError> {
+        if buf.is_empty() {
+            return Ok(());
+        }
+        match self.0.recv_wait(buf, wait) {
+            Ok(count) if count == buf.len() => Ok(()),
+            first => self.recv_rest(buf, first, wait),
+        }
+    }
+}
+
+impl<S: ByteStream> Exact<'_, S> {
+    #[cold]
+    #[inline(never)]
+    fn recv_rest(
+        &self,
+        buf: &mut [u8],
+        first: Result<usize, RecvError>,
+        wait: Wait<'_>,
+    ) -> Result<(), RecvError> {
         let mut received = 0;
-        while received < buf.len() {
-            match self.0.recv_wait(&mut buf[received..], wait) {
+        let mut last = first;
+        loop {
+            match last {
                 Ok(count) => received += count,
                 Err(error) if received == 0 => return Err(error),
                 Err(error) => {
                     return Err(RecvError::Partial { received, stop: error.into_stop() });
                 }
             }
+            if received >= buf.len() {
+                return Ok(());
+            }
+            last = self.0.recv_wait(&mut buf[received..], wait);
         }
-        Ok(())
     }
 }
 

@@ -21,12 +21,13 @@ const MODULES: &[(&str, &[&str])] = &[
     ("limits", &["error", "kernel", "mechanism"]),
     ("wait", &["error", "kernel"]),
     ("sysv_key", &["error"]),
+    ("syscall", &[]),
     ("copy", BASE),
     ("share", BASE),
     // A child is given listening sockets.
     ("process", &["copy", "error", "kernel", "limits", "mechanism", "sysv_key", "wait"]),
 ];
-const BASE: &[&str] = &["error", "kernel", "limits", "mechanism", "sysv_key", "wait"];
+const BASE: &[&str] = &["error", "kernel", "limits", "mechanism", "syscall", "sysv_key", "wait"];
 
 /// What `lib.rs` gives a second name at the root of the library.
 const RENAMED: &[(&str, &str)] = &[

@@ -71,6 +71,7 @@ use rustix::io::Errno;
 
 use crate::error::{Error, RecvError, Result, SendError, Stop};
 use crate::mechanism::Mechanism;
+use crate::syscall;
 use crate::wait::{Mode, Receives, Sends, Wait, drive};
 
 mod options;
@@ -213,12 +214,12 @@ impl Queue {
     #[inline]
     fn send_as(&self, data: &[u8], priority: u32, wait: Wait<'_>) -> Result<(), SendError> {
         drive(self.0.as_fd(), PollFlags::OUT, wait, |mode| {
-            let (bytes, len, timeout) = (data.as_ptr(), data.len(), timeout(mode));
-            let call = libc::SYS_mq_timedsend;
-            // SAFETY: the kernel reads `len` bytes of `data`, and `timeout` is null or a static
+            let (bytes, timeout) = (data.as_ptr() as usize, timeout(mode) as usize);
+            let arguments = [self.raw() as usize, bytes, data.len(), priority as usize, timeout];
+            // SAFETY: the kernel reads the bytes of `data`, and `timeout` is null or a static
             // timespec.
-            let done = unsafe { libc::syscall(call, self.raw(), bytes, len, priority, timeout) };
-            if done == 0 { Ok(()) } else { Err(refusal(mode)) }
+            let sent = unsafe { syscall::call(libc::SYS_mq_timedsend, arguments) };
+            sent.map(|_| ()).map_err(|errno| refusal(mode, errno))
         })
         .map_err(|stop| self.send_error(stop))
     }
@@ -259,16 +260,15 @@ impl Receives for Queue {
     #[inline]
     fn recv_wait(&self, buf: &mut [u8], wait: Wait<'_>) -> Result<Received, RecvError> {
         drive(self.0.as_fd(), PollFlags::IN, wait, |mode| {
-            let (bytes, len, timeout) = (buf.as_mut_ptr(), buf.len(), timeout(mode));
+            let (bytes, timeout) = (buf.as_mut_ptr() as usize, timeout(mode) as usize);
             let mut priority = 0_u32;
-            let put = &raw mut priority;
-            let call = libc::SYS_mq_timedreceive;
-            // SAFETY: the kernel writes at most `len` bytes into `buf` and one number to `put`,
-            // both borrowed for the call; `timeout` is null or a static timespec.
-            let count = unsafe { libc::syscall(call, self.raw(), bytes, len, put, timeout) };
-            match usize::try_from(count) {
+            let put = &raw mut priority as usize;
+            let arguments = [self.raw() as usize, bytes, buf.len(), put, timeout];
+            // SAFETY: the kernel writes at most as many bytes into `buf` as it has and one number
+            // to `put`, both borrowed for the call; `timeout` is null or a static timespec.
+            match unsafe { syscall::call(libc::SYS_mq_timedreceive, arguments) } {
                 Ok(len) => Ok(Received { len, priority }),
-                Err(_) => Err(refusal(mode)),
+                Err(errno) => Err(refusal(mode, errno)),
             }
         })
         .map_err(|stop| self.recv_error(stop))
@@ -309,9 +309,6 @@ impl Sends for Priority<'_> {
     }
 }
 
-// The calls on messages are not the C library's functions, which in a program with threads turn on
-// the cancellation of threads and off again around each call, with a locked instruction each.
-
 /// A time long past: with it the kernel looks once and does not sleep, whatever the clock says.
 /// Zero is the same for a kernel that takes shorter numbers than the C library.
 static PAST: libc::timespec = libc::timespec { tv_sec: 0, tv_nsec: 0 };
@@ -326,9 +323,9 @@ fn timeout(mode: Mode) -> *const libc::timespec {
 }
 
 /// Why a call with [`timeout`] was refused, in the terms of [`drive`].
-#[cold]
-fn refusal(mode: Mode) -> Errno {
-    match last_errno() {
+#[inline]
+fn refusal(mode: Mode, errno: Errno) -> Errno {
+    match errno {
         // It would have had to sleep. (EAGAIN says the same of a descriptor with O_NONBLOCK.)
         Errno::TIMEDOUT if mode == Mode::NonBlocking => Errno::AGAIN,
         errno => errno,

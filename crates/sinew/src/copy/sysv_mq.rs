@@ -52,6 +52,7 @@ use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind, RecvError, Result, SendError, Stop};
 use crate::mechanism::Mechanism;
+use crate::syscall;
 use crate::wait::{Mode, Receives, Sends, Wait, drive_by_naps};
 
 mod message;
@@ -253,8 +254,7 @@ impl Queue {
     fn send_from(&self, from: *const c_long, len: usize, wait: Wait<'_>) -> Result<(), Stop> {
         drive_by_naps(wait, |mode| {
             // SAFETY: the callers in this file have a long and `len` bytes at `from`, all written.
-            let done = unsafe { msgsnd(self.id, from, len, no_wait(mode)) };
-            if done == 0 { Ok(()) } else { Err(last_errno()) }
+            unsafe { msgsnd(self.id, from, len, no_wait(mode)) }.map(|_| ())
         })
     }
 
@@ -345,8 +345,7 @@ impl Queue {
         drive_by_naps(wait, |mode| {
             let flags = flags | no_wait(mode);
             // SAFETY: the callers in this file own a long and `room` bytes at `at`.
-            let count = unsafe { msgrcv(self.id, at, room, mtype, flags) };
-            usize::try_from(count).map_err(|_| match last_errno() {
+            unsafe { msgrcv(self.id, at, room, mtype, flags) }.map_err(|errno| match errno {
                 Errno::NOMSG => Errno::AGAIN,
                 errno => errno,
             })
@@ -531,40 +530,32 @@ impl Drop for Owned {
     }
 }
 
-/// msgsnd(2). Not the C library's function, which in a program with threads turns on the
-/// cancellation of threads and off again around the call, with a locked instruction each. (Some
-/// architectures have no call of their own for it.)
+/// msgsnd(2).
 ///
 /// # Safety
 /// A long and `len` bytes after it are initialised at `from`.
-#[inline]
-unsafe fn msgsnd(id: i32, from: *const c_long, len: usize, flags: c_int) -> c_long {
-    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[inline(always)]
+unsafe fn msgsnd(id: i32, from: *const c_long, len: usize, flags: c_int) -> Result<usize, Errno> {
+    let arguments = [id as usize, from as usize, len, flags as usize, 0];
     // SAFETY: the caller keeps what the call asks for.
-    unsafe {
-        libc::syscall(libc::SYS_msgsnd, id, from, len, flags)
-    }
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    // SAFETY: as above.
-    c_long::from(unsafe { libc::msgsnd(id, from.cast(), len, flags) })
+    unsafe { syscall::call(libc::SYS_msgsnd, arguments) }
 }
 
-/// msgrcv(2), as [`msgsnd`].
+/// msgrcv(2).
 ///
 /// # Safety
 /// A long and `room` bytes after it can be written at `at`.
-#[inline]
-unsafe fn msgrcv(id: i32, at: *mut c_long, room: usize, mtype: c_long, flags: c_int) -> c_long {
-    #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+#[inline(always)]
+unsafe fn msgrcv(
+    id: i32,
+    at: *mut c_long,
+    room: usize,
+    mtype: c_long,
+    flags: c_int,
+) -> Result<usize, Errno> {
+    let arguments = [id as usize, at as usize, room, mtype as usize, flags as usize];
     // SAFETY: the caller keeps what the call asks for.
-    unsafe {
-        libc::syscall(libc::SYS_msgrcv, id, at, room, mtype, flags)
-    }
-    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
-    // SAFETY: as above.
-    unsafe {
-        libc::msgrcv(id, at.cast(), room, mtype, flags) as c_long
-    }
+    unsafe { syscall::call(libc::SYS_msgrcv, arguments) }
 }
 
 #[inline]

@@ -119,13 +119,19 @@ fn taken() {
 
 /// Makes a call of `wanted` bytes that may raise SIGPIPE, and lets no SIGPIPE of it reach this
 /// process.
+#[inline]
 pub(crate) fn without_sigpipe(
     wanted: usize,
     call: impl FnOnce() -> Result<usize, Errno>,
 ) -> Result<usize, Errno> {
-    if is_held() {
-        return while_held(wanted, call);
-    }
+    if is_held() { while_held(wanted, call) } else { keeping_it_away(wanted, call) }
+}
+
+#[inline(never)]
+fn keeping_it_away(
+    wanted: usize,
+    call: impl FnOnce() -> Result<usize, Errno>,
+) -> Result<usize, Errno> {
     if is_ignored() {
         let done = call();
         // A signal that is both ignored and blocked does become pending, and would strike if the
