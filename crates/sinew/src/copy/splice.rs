@@ -335,14 +335,36 @@ impl Transfers for Tee<'_> {
     }
 }
 
-/// Runs `call` until it moves something or `wait` is over. Unlike what `drive` waits for, either of
-/// two descriptors may be what is not ready.
+/// Runs `call` until it moves something or `wait` is over.
 #[inline]
 fn between(
     from: BorrowedFd<'_>,
     to: BorrowedFd<'_>,
     len: usize,
     wait: Wait<'_>,
+    mut call: impl FnMut(usize, SpliceFlags) -> Result<usize, Errno>,
+) -> Result<usize, TransferError> {
+    if len > 0 && wait.is_unbounded() {
+        let done = without_sigpipe(len, || call(len, SpliceFlags::empty()));
+        if let Ok(count) = done
+            && count > 0
+        {
+            return Ok(count);
+        }
+        return go_on(from, to, len, wait, done, call);
+    }
+    go_on(from, to, len, wait, Err(Errno::INTR), call)
+}
+
+/// Goes on after a first attempt that gave `done`. Unlike what `drive` waits for, either of two
+/// descriptors may be what is not ready.
+#[cold]
+fn go_on(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    len: usize,
+    wait: Wait<'_>,
+    mut done: Result<usize, Errno>,
     mut call: impl FnMut(usize, SpliceFlags) -> Result<usize, Errno>,
 ) -> Result<usize, TransferError> {
     if len == 0 {
@@ -356,10 +378,6 @@ fn between(
         (SpliceFlags::NONBLOCK, Care::of(from, to)?)
     };
     loop {
-        let done = care.check(from, to).and_then(|()| {
-            let len = if care.to { len.min(ATOMIC) } else { len };
-            without_sigpipe(len, || call(len, flags))
-        });
         match done {
             Ok(0) => return Err(TransferStop::Ended.into()),
             Ok(count) => return Ok(count),
@@ -370,6 +388,10 @@ fn between(
             }
             Err(errno) => return Err(stopped(Stop::Os(errno.raw_os_error()))),
         }
+        done = care.check(from, to).and_then(|()| {
+            let len = if care.to { len.min(ATOMIC) } else { len };
+            without_sigpipe(len, || call(len, flags))
+        });
     }
 }
 
