@@ -34,7 +34,7 @@
 //! A bounded or interruptible `open` never sleeps in open(2), which nothing but a signal ends:
 //! - The reading end is opened at once, without waiting, which lets a waiting writer go on just as
 //!   a reader waiting in open(2) does. Then inotify reports each open of the FIFO, and tee(2) tells
-//!   whether a writer has it, without taking a byte. That takes four more descriptors while it
+//!   whether a writer has it, without taking a byte. That takes three more descriptors while it
 //!   waits; without a free inotify instance it looks again every millisecond at the latest. A writer
 //!   that came in the instant when the reader gave up finds the FIFO closed.
 //! - The writing end is tried again after naps of 20 us growing to 1 ms: no event of the kernel tells

@@ -44,9 +44,11 @@
 //! # System calls
 //! Each `send` and `recv` is one. Bounded forms (`try_`, `_timeout`, `_until`) are one if nothing has
 //! to be waited for, and use flags per call, so that a description shared with another process
-//! keeps its own. Where the kernel grants no such flags (every FIFO, and pipes before Linux 6.4) they
-//! take 2 to 6; a bounded `send` then needs a free descriptor for a moment, and fails with EMFILE
-//! without one. If the caller's descriptor is O_NONBLOCK by itself, `send` and `recv` still wait.
+//! keeps its own. Where the kernel grants no such flags (every FIFO, and pipes before Linux 6.4) a
+//! bounded `recv` takes 3 and a bounded `send` 5, or about 10 where this process may not open the
+//! pipe anew because it belongs to another user; such a `send` needs one or two free descriptors for a
+//! moment, and fails with EMFILE without them. If the caller's descriptor is O_NONBLOCK by itself,
+//! `send` and `recv` still wait.
 //!
 //! From pipe(7), pipe(2), readv(2).
 
