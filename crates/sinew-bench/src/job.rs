@@ -26,6 +26,8 @@ pub(crate) struct Job {
     pub(crate) window: u64,
     pub(crate) wait: WaitKind,
     pub(crate) cpu: usize,
+    /// Whether both workers run on that CPU.
+    pub(crate) same_cpu: bool,
     pub(crate) source: Source,
     /// Whether to make the untimed pass that verifies.
     pub(crate) verify: bool,

@@ -31,6 +31,7 @@ mod messages;
 mod pair;
 mod payload;
 mod plan;
+mod policy;
 pub mod report;
 mod rundir;
 pub mod settings;

@@ -121,6 +121,7 @@ fn run_row(
         window: row.window,
         wait: row.wait,
         cpu: row.cpus[0],
+        same_cpu: row.placement == Placement::OneCpu,
         source: match input {
             Some(input) => Source::File(input.path.clone().into()),
             None => Source::Pattern,

@@ -19,7 +19,7 @@ use crate::payload::Payload;
 use crate::settings::Work;
 use crate::shared::{self, Rings};
 use crate::trouble::Trouble;
-use crate::{bulk, cpu};
+use crate::{bulk, cpu, policy};
 
 /// Says to a new process that it is a worker, and of which supervisor.
 pub(crate) const WORKER: &str = "SINEW_BENCH_WORKER";
@@ -66,7 +66,10 @@ fn spin(job: &Job) -> ! {
 }
 
 fn work(job: &Job, link: &Link, supervisor: &Link) -> Result<Option<Vec<Measured>>, Trouble> {
-    let pinned = cpu::pin(job.cpu);
+    let mut pinned = cpu::pin(job.cpu).map_err(io::Error::from);
+    if job.same_cpu && job.work == Work::Stream {
+        pinned = pinned.and_then(|()| policy::wake_without_preempting());
+    }
     let payload = Payload::new(&job.source, payload_bytes(job), job.verifies_whole_source())?;
     let row = Row { job, link, supervisor, payload: &payload };
     let mut measured = match job.mechanism {
