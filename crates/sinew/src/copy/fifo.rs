@@ -316,14 +316,18 @@ fn watch_opens(end: &OwnedFd) -> Result<OwnedFd, Errno> {
 
 /// Whether there is a writer, or bytes of one, or was one since `end` was opened.
 fn has_writer(end: &OwnedFd, copy_in: &OwnedFd) -> Result<bool, Errno> {
-    let mut one = [PollFd::new(end, PollFlags::IN)];
-    if poll(&mut one, Some(&Timespec::default()))? > 0 {
-        // Bytes; or a hang-up, which only a writer that came and went leaves.
+    // Bytes; or a hang-up, which only a writer that came and went leaves.
+    let left_something = || {
+        let mut one = [PollFd::new(end, PollFlags::IN)];
+        poll(&mut one, Some(&Timespec::default())).map(|ready| ready > 0)
+    };
+    if left_something()? {
         return Ok(true);
     }
     match tee(end, copy_in, 1, SpliceFlags::NONBLOCK) {
-        // Without bytes: the end where nobody writes, EAGAIN where somebody does.
-        Ok(0) => Ok(false),
+        // Without bytes: the end where nobody writes, EAGAIN where somebody does. A writer that was
+        // there at the first look may have gone by this one, and then it left a hang-up.
+        Ok(0) => left_something(),
         Ok(_) | Err(Errno::AGAIN) => Ok(true),
         Err(errno) => Err(errno),
     }
