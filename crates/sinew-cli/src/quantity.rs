@@ -98,8 +98,9 @@ mod tests {
     }
 
     proptest! {
+        // Beyond the end of this range comes 1000 s, for which there is no larger unit.
         #[test]
-        fn a_time_is_short_and_never_a_thousand_of_a_unit(ns in 0.0_f64..1e12) {
+        fn a_time_is_short_and_never_a_thousand_of_a_unit(ns in 0.0_f64..999.4e9) {
             let text = time(ns);
             prop_assert!(text.len() <= 7, "{}", text);
             prop_assert!(!text.starts_with("1000 "), "{}", text);
