@@ -23,6 +23,12 @@ pub enum Feature {
     /// `O_TMPFILE`: a file without a name until it is complete (Linux 3.11; absent on some file
     /// systems).
     Tmpfile,
+    /// `futex_waitv`: sleep on several words (Linux 5.16).
+    FutexWaitv,
+    /// `preadv2(RWF_NOWAIT)` on an eventfd (Linux 5.17; refused before).
+    EventfdNowait,
+    /// `preadv2(RWF_NOWAIT)` on a timerfd (Linux 6.10; refused before).
+    TimerfdNowait,
 }
 
 const UNKNOWN: u8 = 0;
@@ -34,13 +40,16 @@ static STATES: [AtomicU8; Feature::ALL.len()] =
 
 impl Feature {
     /// Every feature.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::RwfNosignal,
         Self::PipeNowait,
         Self::PeerPidfd,
         Self::NoexecSeal,
         Self::MadvPopulate,
         Self::Tmpfile,
+        Self::FutexWaitv,
+        Self::EventfdNowait,
+        Self::TimerfdNowait,
     ];
 
     /// The name for `SINEW_WITHOUT`.
@@ -53,6 +62,9 @@ impl Feature {
             Self::NoexecSeal => "noexec-seal",
             Self::MadvPopulate => "madv-populate",
             Self::Tmpfile => "tmpfile",
+            Self::FutexWaitv => "futex-waitv",
+            Self::EventfdNowait => "eventfd-nowait",
+            Self::TimerfdNowait => "timerfd-nowait",
         }
     }
 

@@ -162,8 +162,10 @@
 #![warn(clippy::panic_in_result_fn)]
 
 mod copy;
+mod event;
 mod process;
 mod share;
+mod sync;
 mod syscall;
 mod sysv_key;
 
@@ -177,7 +179,7 @@ pub use copy::{fifo, inet, pipe, posix_mq, splice, sysv_mq, unix};
 pub use process::command;
 pub use share::{anonymous, file, mapping, memfd, posix_shm, sysv_shm};
 
-pub use error::{Error, ErrorKind, RecvError, Result, SendError, Stop};
+pub use error::{Error, ErrorKind, LockError, RecvError, Result, SendError, Stop, WaitError};
 pub use mechanism::Mechanism;
 
 #[cfg(doctest)]

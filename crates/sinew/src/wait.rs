@@ -10,8 +10,8 @@
 //! | `x_until` | at most until an [`Instant`] |
 //!
 //! A type implements one method, `x_wait`, which takes a [`Wait`]; the four forms are provided by
-//! the trait of the verb: [`Sends`], [`Receives`], [`Accepts`], [`Connects`], [`Opens`]. A `Wait` also
-//! carries an optional [`Interrupt`], by which another thread ends the call.
+//! the trait of the verb: [`Sends`], [`Receives`], [`Accepts`], [`Connects`], [`Opens`], [`Waits`] and
+//! [`Locks`]. A `Wait` also carries an optional [`Interrupt`], by which another thread ends the call.
 //!
 //! What a call takes beside its data (a priority, a message type, descriptors, a destination) is
 //! given by a *view* of the object, which has the same verbs:
@@ -20,13 +20,20 @@
 //! Deadlines are of CLOCK_MONOTONIC, as [`Instant`] is: setting the clock of the host changes no
 //! wait. EINTR never reaches the caller; it is retried with the same deadline.
 
+mod verbs;
+#[expect(dead_code, reason = "the first lock will sleep here")]
+pub(crate) mod word;
+
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::io::Errno;
 
-use crate::error::{Error, RecvError, Result, SendError, Stop};
+use crate::error::{Error, Result, SendError, Stop};
+
+pub use verbs::{Accepts, ByteStream, Connects, Exact, Locks, Opens, Receives, Sends, Waits};
 
 /// How long a call may wait, and who may end it earlier.
 ///
@@ -98,6 +105,18 @@ impl<'a> Wait<'a> {
         matches!(self.limit, Limit::Never)
     }
 
+    /// What is left of it: none where it has no end.
+    pub(crate) fn left(&self) -> Result<Option<Duration>, Stop> {
+        match self.limit {
+            Limit::Never => Err(Stop::WouldBlock),
+            Limit::Forever => Ok(None),
+            Limit::Until(deadline) => match deadline.checked_duration_since(Instant::now()) {
+                Some(left) if !left.is_zero() => Ok(Some(left)),
+                _ => Err(Stop::TimedOut),
+            },
+        }
+    }
+
     /// Sleeps until `fd` has one of `events`, an error or a hang-up, or the wait is over. What is
     /// not pollable passes no fd, and a `pause` after which it looks again by itself.
     pub(crate) fn sleep(
@@ -105,14 +124,7 @@ impl<'a> Wait<'a> {
         fd: Option<(BorrowedFd<'_>, PollFlags)>,
         pause: Option<Duration>,
     ) -> Result<(), Stop> {
-        let left = match self.limit {
-            Limit::Never => return Err(Stop::WouldBlock),
-            Limit::Forever => None,
-            Limit::Until(deadline) => match deadline.checked_duration_since(Instant::now()) {
-                Some(left) if !left.is_zero() => Some(left),
-                _ => return Err(Stop::TimedOut),
-            },
-        };
+        let left = self.left()?;
         let nap = match (left, pause) {
             (Some(left), Some(pause)) => Some(left.min(pause)),
             (left, pause) => left.or(pause),
@@ -122,7 +134,7 @@ impl<'a> Wait<'a> {
 
         let watched = fd.map(|(fd, events)| PollFd::from_borrowed_fd(fd, events));
         let interrupt =
-            self.interrupt.map(|i| PollFd::from_borrowed_fd(i.0.as_fd(), PollFlags::IN));
+            self.interrupt.map(|i| PollFd::from_borrowed_fd(i.event.as_fd(), PollFlags::IN));
         let mut polled = match (watched, interrupt) {
             (Some(watched), Some(interrupt)) => {
                 let mut both = [watched, interrupt];
@@ -284,9 +296,14 @@ fn send_rest(
 /// Ends calls that block in other threads.
 ///
 /// Triggered once it stays so, and ends every call that names it, now and later, until
-/// [`clear`](Self::clear). It is an eventfd: [`AsFd`] lets a poll loop watch it too.
+/// [`clear`](Self::clear). It is an eventfd, and a futex word for those who sleep on one: [`AsFd`]
+/// lets a poll loop watch it too.
 #[derive(Debug)]
-pub struct Interrupt(OwnedFd);
+pub struct Interrupt {
+    event: OwnedFd,
+    /// 1 while triggered. Written before the eventfd, cleared before it too.
+    word: AtomicU32,
+}
 
 impl Interrupt {
     /// A new one, not triggered.
@@ -295,333 +312,36 @@ impl Interrupt {
     /// When no descriptor is left.
     pub fn new() -> Result<Self> {
         eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map(Self)
+            .map(|event| Self { event, word: AtomicU32::new(0) })
             .map_err(|e| Error::os("create an interrupt (eventfd)", e))
     }
 
     /// Ends every call that waits with this interrupt, and those that come. Never blocks.
     pub fn trigger(&self) {
+        self.word.store(1, Ordering::Release);
         // EAGAIN means the counter is at its end: it is triggered already.
-        let _ = rustix::io::write(&self.0, &1_u64.to_ne_bytes());
+        let _ = rustix::io::write(&self.event, &1_u64.to_ne_bytes());
+        word::wake_own(&self.word);
     }
 
     /// Makes it as new.
     pub fn clear(&self) {
+        self.word.store(0, Ordering::Release);
         // EAGAIN means that it was not triggered.
-        let _ = rustix::io::read(&self.0, &mut [0_u8; 8]);
+        let _ = rustix::io::read(&self.event, &mut [0_u8; 8]);
     }
 
     /// Whether it is triggered.
     #[must_use]
     pub fn is_triggered(&self) -> bool {
-        let mut fds = [PollFd::new(&self.0, PollFlags::IN)];
+        let mut fds = [PollFd::new(&self.event, PollFlags::IN)];
         matches!(poll(&mut fds, Some(&Timespec::default())), Ok(n) if n > 0)
     }
 }
 
 impl AsFd for Interrupt {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-/// What can send bytes or messages.
-///
-/// A message goes whole or not at all. A byte stream goes whole too, however many system calls
-/// that takes; what stops it half-way is [`SendError::Partial`], which says how much went. No call
-/// raises SIGPIPE.
-pub trait Sends {
-    /// Sends `data`, waiting as `wait` allows. The other forms are made of this one.
-    ///
-    /// # Errors
-    /// See [`SendError`].
-    fn send_wait(&self, data: &[u8], wait: Wait<'_>) -> Result<(), SendError>;
-
-    /// Sends `data`; waits for room as long as it takes.
-    ///
-    /// # Errors
-    /// See [`SendError`].
-    #[inline]
-    fn send(&self, data: &[u8]) -> Result<(), SendError> {
-        self.send_wait(data, Wait::FOREVER)
-    }
-
-    /// Sends `data` if there is room now.
-    ///
-    /// # Errors
-    /// [`SendError::Full`] if there is none; see [`SendError`].
-    #[inline]
-    fn try_send(&self, data: &[u8]) -> Result<(), SendError> {
-        self.send_wait(data, Wait::NEVER)
-    }
-
-    /// Sends `data`; waits for room at most `timeout`.
-    ///
-    /// # Errors
-    /// [`SendError::TimedOut`] if there was none; see [`SendError`].
-    #[inline]
-    fn send_timeout(&self, data: &[u8], timeout: Duration) -> Result<(), SendError> {
-        self.send_wait(data, Wait::timeout(timeout))
-    }
-
-    /// Sends `data`; waits for room at most until `deadline`.
-    ///
-    /// # Errors
-    /// [`SendError::TimedOut`] if there was none; see [`SendError`].
-    #[inline]
-    fn send_until(&self, data: &[u8], deadline: Instant) -> Result<(), SendError> {
-        self.send_wait(data, Wait::until(deadline))
-    }
-}
-
-/// What can receive bytes or messages.
-///
-/// A message mechanism gives one message a call, a byte stream at least one byte. The end is
-/// always [`RecvError::Closed`], never a length of zero.
-pub trait Receives {
-    /// What a call gives: the length, and whatever else arrives with a message.
-    type Received;
-
-    /// Receives into `buf`, waiting as `wait` allows. The other forms are made of this one.
-    ///
-    /// # Errors
-    /// See [`RecvError`].
-    fn recv_wait(&self, buf: &mut [u8], wait: Wait<'_>) -> Result<Self::Received, RecvError>;
-
-    /// Receives into `buf`; waits as long as it takes.
-    ///
-    /// # Errors
-    /// See [`RecvError`].
-    #[inline]
-    fn recv(&self, buf: &mut [u8]) -> Result<Self::Received, RecvError> {
-        self.recv_wait(buf, Wait::FOREVER)
-    }
-
-    /// Receives into `buf` if something is there now.
-    ///
-    /// # Errors
-    /// [`RecvError::Empty`] if nothing is; see [`RecvError`].
-    #[inline]
-    fn try_recv(&self, buf: &mut [u8]) -> Result<Self::Received, RecvError> {
-        self.recv_wait(buf, Wait::NEVER)
-    }
-
-    /// Receives into `buf`; waits at most `timeout`.
-    ///
-    /// # Errors
-    /// [`RecvError::TimedOut`] if nothing came; see [`RecvError`].
-    #[inline]
-    fn recv_timeout(&self, buf: &mut [u8], timeout: Duration) -> Result<Self::Received, RecvError> {
-        self.recv_wait(buf, Wait::timeout(timeout))
-    }
-
-    /// Receives into `buf`; waits at most until `deadline`.
-    ///
-    /// # Errors
-    /// [`RecvError::TimedOut`] if nothing came; see [`RecvError`].
-    #[inline]
-    fn recv_until(&self, buf: &mut [u8], deadline: Instant) -> Result<Self::Received, RecvError> {
-        self.recv_wait(buf, Wait::until(deadline))
-    }
-}
-
-/// A byte stream: [`recv`](Receives::recv) gives whatever is there, [`exact`](Self::exact) waits
-/// for the whole buffer.
-pub trait ByteStream: Receives<Received = usize> + Sized {
-    /// A view that receives exactly as many bytes as the buffer has.
-    ///
-    /// ```
-    /// use sinew::pipe;
-    /// use sinew::wait::{ByteStream, Receives, Sends};
-    ///
-    /// let (rx, tx) = pipe::pipe()?;
-    /// tx.send(b"12").unwrap();
-    /// tx.send(b"34").unwrap();
-    /// let mut four = [0; 4];
-    /// rx.exact().recv(&mut four).unwrap();
-    /// assert_eq!(&four, b"1234");
-    /// # Ok::<(), sinew::Error>(())
-    /// ```
-    fn exact(&self) -> Exact<'_, Self> {
-        Exact(self)
-    }
-}
-
-/// A byte stream that fills the whole buffer. Made by [`ByteStream::exact`].
-#[derive(Debug)]
-pub struct Exact<'a, S>(&'a S);
-
-impl<S: ByteStream> Receives for Exact<'_, S> {
-    type Received = ();
-
-    #[inline]
-    fn recv_wait(&self, buf: &mut [u8], wait: Wait<'_>) -> Result<(), RecvError> {
-        if buf.is_empty() {
-            return Ok(());
-        }
-        match self.0.recv_wait(buf, wait) {
-            Ok(count) if count == buf.len() => Ok(()),
-            first => self.recv_rest(buf, first, wait),
-        }
-    }
-}
-
-impl<S: ByteStream> Exact<'_, S> {
-    #[cold]
-    #[inline(never)]
-    fn recv_rest(
-        &self,
-        buf: &mut [u8],
-        first: Result<usize, RecvError>,
-        wait: Wait<'_>,
-    ) -> Result<(), RecvError> {
-        let mut received = 0;
-        let mut last = first;
-        loop {
-            match last {
-                Ok(count) => received += count,
-                Err(error) if received == 0 => return Err(error),
-                Err(error) => {
-                    return Err(RecvError::Partial { received, stop: error.into_stop() });
-                }
-            }
-            if received >= buf.len() {
-                return Ok(());
-            }
-            last = self.0.recv_wait(&mut buf[received..], wait);
-        }
-    }
-}
-
-/// What can accept connections.
-pub trait Accepts {
-    /// What a call gives.
-    type Connection;
-
-    /// Accepts one connection, waiting as `wait` allows. The other forms are made of this one.
-    ///
-    /// # Errors
-    /// Whatever stands against it, named in the [`Error`].
-    fn accept_wait(&self, wait: Wait<'_>) -> Result<Self::Connection>;
-
-    /// Accepts one connection; waits as long as it takes.
-    ///
-    /// # Errors
-    /// Whatever stands against it, named in the [`Error`].
-    fn accept(&self) -> Result<Self::Connection> {
-        self.accept_wait(Wait::FOREVER)
-    }
-
-    /// Accepts one connection if that needs no waiting.
-    ///
-    /// # Errors
-    /// Of kind [`WouldBlock`](crate::ErrorKind::WouldBlock) if it needs waiting.
-    fn try_accept(&self) -> Result<Self::Connection> {
-        self.accept_wait(Wait::NEVER)
-    }
-
-    /// Accepts one connection; waits at most `timeout`.
-    ///
-    /// # Errors
-    /// Of kind [`TimedOut`](crate::ErrorKind::TimedOut) if that was too short.
-    fn accept_timeout(&self, timeout: Duration) -> Result<Self::Connection> {
-        self.accept_wait(Wait::timeout(timeout))
-    }
-
-    /// Accepts one connection; waits at most until `deadline`.
-    ///
-    /// # Errors
-    /// Of kind [`TimedOut`](crate::ErrorKind::TimedOut) if that was too early.
-    fn accept_until(&self, deadline: Instant) -> Result<Self::Connection> {
-        self.accept_wait(Wait::until(deadline))
-    }
-}
-
-/// What can connect to a listener.
-pub trait Connects {
-    /// What a call gives.
-    type Connection;
-
-    /// Connects, waiting as `wait` allows. The other forms are made of this one.
-    ///
-    /// # Errors
-    /// Whatever stands against it, named in the [`Error`].
-    fn connect_wait(&self, wait: Wait<'_>) -> Result<Self::Connection>;
-
-    /// Connects; waits as long as it takes.
-    ///
-    /// # Errors
-    /// Whatever stands against it, named in the [`Error`].
-    fn connect(&self) -> Result<Self::Connection> {
-        self.connect_wait(Wait::FOREVER)
-    }
-
-    /// Connects if that needs no waiting.
-    ///
-    /// # Errors
-    /// Of kind [`WouldBlock`](crate::ErrorKind::WouldBlock) if it needs waiting.
-    fn try_connect(&self) -> Result<Self::Connection> {
-        self.connect_wait(Wait::NEVER)
-    }
-
-    /// Connects; waits at most `timeout`.
-    ///
-    /// # Errors
-    /// Of kind [`TimedOut`](crate::ErrorKind::TimedOut) if that was too short.
-    fn connect_timeout(&self, timeout: Duration) -> Result<Self::Connection> {
-        self.connect_wait(Wait::timeout(timeout))
-    }
-
-    /// Connects; waits at most until `deadline`.
-    ///
-    /// # Errors
-    /// Of kind [`TimedOut`](crate::ErrorKind::TimedOut) if that was too early.
-    fn connect_until(&self, deadline: Instant) -> Result<Self::Connection> {
-        self.connect_wait(Wait::until(deadline))
-    }
-}
-
-/// What can be opened once another process is there (an end of a FIFO).
-pub trait Opens {
-    /// What a call gives.
-    type Opened;
-
-    /// Opens it, waiting as `wait` allows. The other forms are made of this one.
-    ///
-    /// # Errors
-    /// Whatever stands against it, named in the [`Error`].
-    fn open_wait(&self, wait: Wait<'_>) -> Result<Self::Opened>;
-
-    /// Opens it; waits as long as it takes.
-    ///
-    /// # Errors
-    /// Whatever stands against it, named in the [`Error`].
-    fn open(&self) -> Result<Self::Opened> {
-        self.open_wait(Wait::FOREVER)
-    }
-
-    /// Opens it if that needs no waiting.
-    ///
-    /// # Errors
-    /// Of kind [`WouldBlock`](crate::ErrorKind::WouldBlock) if it needs waiting.
-    fn try_open(&self) -> Result<Self::Opened> {
-        self.open_wait(Wait::NEVER)
-    }
-
-    /// Opens it; waits at most `timeout`.
-    ///
-    /// # Errors
-    /// Of kind [`TimedOut`](crate::ErrorKind::TimedOut) if that was too short.
-    fn open_timeout(&self, timeout: Duration) -> Result<Self::Opened> {
-        self.open_wait(Wait::timeout(timeout))
-    }
-
-    /// Opens it; waits at most until `deadline`.
-    ///
-    /// # Errors
-    /// Of kind [`TimedOut`](crate::ErrorKind::TimedOut) if that was too early.
-    fn open_until(&self, deadline: Instant) -> Result<Self::Opened> {
-        self.open_wait(Wait::until(deadline))
+        self.event.as_fd()
     }
 }
 

@@ -24,8 +24,11 @@ const MODULES: &[(&str, &[&str])] = &[
     ("syscall", &[]),
     ("copy", BASE),
     ("share", BASE),
-    // A child is given listening sockets.
-    ("process", &["copy", "error", "kernel", "limits", "mechanism", "sysv_key", "wait"]),
+    // What is guarded, and what guards it, live in shared memory.
+    ("sync", &["error", "kernel", "limits", "mechanism", "share", "syscall", "sysv_key", "wait"]),
+    ("event", BASE),
+    // A child is given listening sockets; its end is an event, and is told by signals.
+    ("process", &["copy", "event", "error", "kernel", "limits", "mechanism", "sysv_key", "wait"]),
 ];
 const BASE: &[&str] = &["error", "kernel", "limits", "mechanism", "syscall", "sysv_key", "wait"];
 
@@ -33,10 +36,12 @@ const BASE: &[&str] = &["error", "kernel", "limits", "mechanism", "syscall", "sy
 const RENAMED: &[(&str, &str)] = &[
     ("Error", "error"),
     ("ErrorKind", "error"),
+    ("LockError", "error"),
     ("RecvError", "error"),
     ("Result", "error"),
     ("SendError", "error"),
     ("Stop", "error"),
+    ("WaitError", "error"),
     ("Mechanism", "mechanism"),
 ];
 
@@ -119,7 +124,7 @@ fn flat_names(tree: &Tree) -> Vec<(String, String)> {
     for item in root.code.split(';') {
         let Some((_, path)) = item.split_once("pub use ") else { continue };
         let Some((area, names)) = path.split_once("::") else { continue };
-        if matches!(area, "copy" | "share" | "process") {
+        if matches!(area, "copy" | "share" | "sync" | "event" | "process") {
             flat.extend(words(names).map(|name| (name.to_owned(), area.to_owned())));
         }
     }

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::os::fd::AsFd;
 
 use super::*;
+use crate::error::RecvError;
 
 /// An attempt that gives these results one after the other, and notes how it was called.
 struct Script {

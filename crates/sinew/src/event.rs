@@ -1,0 +1,1 @@
+//! Something happened: each event as a descriptor.
