@@ -29,6 +29,8 @@ pub enum Feature {
     EventfdNowait,
     /// `preadv2(RWF_NOWAIT)` on a timerfd (Linux 6.10; refused before).
     TimerfdNowait,
+    /// `fcntl(F_DUPFD_QUERY)`: whether two descriptors are one description (Linux 6.10).
+    DupfdQuery,
 }
 
 const UNKNOWN: u8 = 0;
@@ -40,7 +42,7 @@ static STATES: [AtomicU8; Feature::ALL.len()] =
 
 impl Feature {
     /// Every feature.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::RwfNosignal,
         Self::PipeNowait,
         Self::PeerPidfd,
@@ -50,6 +52,7 @@ impl Feature {
         Self::FutexWaitv,
         Self::EventfdNowait,
         Self::TimerfdNowait,
+        Self::DupfdQuery,
     ];
 
     /// The name for `SINEW_WITHOUT`.
@@ -65,6 +68,7 @@ impl Feature {
             Self::FutexWaitv => "futex-waitv",
             Self::EventfdNowait => "eventfd-nowait",
             Self::TimerfdNowait => "timerfd-nowait",
+            Self::DupfdQuery => "dupfd-query",
         }
     }
 

@@ -84,6 +84,8 @@
 //! | data that outlives the processes, and the host | [`file`](mod@file) |
 //! | memory shared with forked children only | [`anonymous`] |
 //! | a child that finds a descriptor under a number, and ends with its parent | [`command`] |
+//! | to look into, or change, another process's memory | [`process_vm`] |
+//! | a descriptor of another process, or whether two are the same | [`fd`] |
 //!
 //! How each fails when a peer is slow or dies, and what the table leaves out, is in the guide,
 //! `docs/choosing.md`. Every number about speed depends on the machine: `sinew bench` measures yours.
@@ -93,7 +95,7 @@
 //!   [`splice`].
 //! - **Pages in two processes**: [`mapping`], the one owner of mapped memory, and what makes it:
 //!   [`memfd`], [`posix_shm`], [`sysv_shm`], [`file`](mod@file), [`anonymous`].
-//! - **Another process**: [`command`].
+//! - **Another process**: [`command`], [`process_vm`], [`fd`].
 //! - **For all of them**: [`wait`], the verbs; [`error`](mod@error); [`mechanism`], the names and the facts;
 //!   [`limits`], what this host allows; [`kernel`], what newer kernels have.
 //!
@@ -176,7 +178,7 @@ pub mod mechanism;
 pub mod wait;
 
 pub use copy::{fifo, inet, pipe, posix_mq, splice, sysv_mq, unix};
-pub use process::command;
+pub use process::{command, fd, process_vm};
 pub use share::{anonymous, file, mapping, memfd, posix_shm, sysv_shm};
 
 pub use error::{Error, ErrorKind, LockError, RecvError, Result, SendError, Stop, WaitError};

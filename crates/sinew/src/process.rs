@@ -1,3 +1,6 @@
 //! Another process: starting it, watching it, acting on it.
 
 pub mod command;
+pub mod fd;
+pub mod process_vm;
+mod target;

@@ -4,6 +4,7 @@
 
 mod anonymous;
 mod command;
+mod fd;
 mod fifo;
 mod file;
 mod inet;
@@ -14,6 +15,7 @@ mod memfd;
 mod pipe;
 mod posix_mq;
 mod posix_shm;
+mod process_vm;
 mod splice;
 mod sysv_mq;
 mod sysv_shm;
@@ -26,6 +28,7 @@ fn main() -> ExitCode {
     sinew_testkit::Suite::new()
         .add(anonymous::TESTS, anonymous::ROLES)
         .add(command::TESTS, command::ROLES)
+        .add(fd::TESTS, fd::ROLES)
         .add(fifo::TESTS, fifo::ROLES)
         .add(file::TESTS, file::ROLES)
         .add(inet::TESTS, inet::ROLES)
@@ -41,6 +44,7 @@ fn main() -> ExitCode {
         .add(pipe::sigpipe::TESTS, pipe::sigpipe::ROLES)
         .add(posix_mq::TESTS, posix_mq::ROLES)
         .add(posix_shm::TESTS, posix_shm::ROLES)
+        .add(process_vm::TESTS, process_vm::ROLES)
         .add(splice::TESTS, splice::ROLES)
         .add(sysv_mq::TESTS, sysv_mq::ROLES)
         .add(sysv_shm::TESTS, sysv_shm::ROLES)
