@@ -96,6 +96,12 @@ const STEPS: &[Step] = &[
         run: Run::Plain(&["cargo", "run", "--release", "--", "bench", "--quick"]),
     },
     Step {
+        name: "loom",
+        about: "the lock cores in every interleaving that the memory model allows",
+        env: &[],
+        run: Run::Tests(&["cargo", "xtask", "loom"]),
+    },
+    Step {
         name: "miri",
         about: "what makes no system calls, in an interpreter that finds undefined behaviour",
         env: &[("MIRIFLAGS", "-Zmiri-strict-provenance")],

@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command reports this way")]
 
 mod ci;
+mod loom;
 mod tally;
 mod tidy;
 
@@ -19,6 +20,7 @@ Checks:
   tidy         the house rules: unsafe fence, names, dependency edges, lengths, lists in step
   ci           every step of a hosted run, in order, stopping at the first failure
   ci STEP...   only these steps, in order
+  loom         the models of the lock cores, in every interleaving; none of them may be missing
   ci --list    the steps, with the line that repeats each by hand
 
 `.ci/run` installs what a bare Debian machine lacks, then runs `cargo xtask ci`.";
@@ -28,6 +30,7 @@ fn main() -> ExitCode {
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["tidy"] => tidy::command(&root()),
+        ["loom", names @ ..] => loom::command(&root(), names),
         ["ci", steps @ ..] => ci::command(&root(), steps),
         [] | ["help" | "--help" | "-h"] => {
             println!("{HELP}");

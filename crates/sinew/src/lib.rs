@@ -83,6 +83,7 @@
 //! | shared memory with a program that uses `shmget` | [`sysv_shm`] |
 //! | data that outlives the processes, and the host | [`file`](mod@file) |
 //! | memory shared with forked children only | [`anonymous`] |
+//! | to sleep until a word in shared memory changes | [`futex`] |
 //! | a child that finds a descriptor under a number, and ends with its parent | [`command`] |
 //! | to look into, or change, another process's memory | [`process_vm`] |
 //! | a descriptor of another process, or whether two are the same | [`fd`] |
@@ -96,6 +97,8 @@
 //! - **Pages in two processes**: [`mapping`], the one owner of mapped memory, and what makes it:
 //!   [`memfd`], [`posix_shm`], [`sysv_shm`], [`file`](mod@file), [`anonymous`].
 //! - **Another process**: [`command`], [`process_vm`], [`fd`].
+//! - **Who goes, and who waits**: [`futex`].
+//! - **Another process**: [`command`].
 //! - **For all of them**: [`wait`], the verbs; [`error`](mod@error); [`mechanism`], the names and the facts;
 //!   [`limits`], what this host allows; [`kernel`], what newer kernels have.
 //!
@@ -155,7 +158,7 @@
 //! ([`kernel::Feature`]); `SINEW_WITHOUT=all` in the environment forces every fallback.
 //!
 //! # What it does not do
-//! It serialises nothing, connects no other hosts and runs no event loop. Locks, semaphores, futexes, event
+//! It serialises nothing, connects no other hosts and runs no event loop. Locks, semaphores, event
 //! descriptors, pidfds, netlink and a channel over shared memory have names in [`Mechanism`] and no module
 //! yet.
 
@@ -180,6 +183,7 @@ pub mod wait;
 pub use copy::{fifo, inet, pipe, posix_mq, splice, sysv_mq, unix};
 pub use process::{command, fd, process_vm};
 pub use share::{anonymous, file, mapping, memfd, posix_shm, sysv_shm};
+pub use sync::futex;
 
 pub use error::{Error, ErrorKind, LockError, RecvError, Result, SendError, Stop, WaitError};
 pub use mechanism::Mechanism;

@@ -1,1 +1,5 @@
 //! Who goes, and who waits.
+
+pub mod futex;
+#[allow(dead_code, reason = "each core uses some of the operations")]
+mod word;

@@ -21,7 +21,6 @@
 //! wait. EINTR never reaches the caller; it is retried with the same deadline.
 
 mod verbs;
-#[expect(dead_code, reason = "the first lock will sleep here")]
 pub(crate) mod word;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -94,6 +93,17 @@ impl<'a> Wait<'a> {
         Wait { limit: self.limit, interrupt: Some(interrupt) }
     }
 
+    /// The same, ending after `look` if it would not end before.
+    pub(crate) fn at_most(self, look: Duration) -> Self {
+        let end = Instant::now().checked_add(look);
+        let limit = match (self.limit, end) {
+            (Limit::Until(deadline), Some(end)) => Limit::Until(deadline.min(end)),
+            (Limit::Forever, Some(end)) => Limit::Until(end),
+            (limit, _) => limit,
+        };
+        Self { limit, ..self }
+    }
+
     /// Whether the call may sleep in the kernel's own blocking call: no deadline, no interrupt.
     #[inline]
     pub(crate) const fn is_unbounded(&self) -> bool {
@@ -156,6 +166,16 @@ impl<'a> Wait<'a> {
             Ok(interrupted) if !interrupted.is_empty() => Err(Stop::Interrupted),
             // Time ran out, or only the nap did: the deadline is looked at before the next sleep.
             Ok(_) => Ok(()),
+        }
+    }
+
+    /// The same by the word alone, without a system call: for who sleeps on words.
+    pub(crate) fn check_interrupt_word(&self) -> Result<(), Stop> {
+        match self.interrupt {
+            Some(interrupt) if interrupt.word.load(Ordering::Acquire) != 0 => {
+                Err(Stop::Interrupted)
+            }
+            _ => Ok(()),
         }
     }
 

@@ -1,6 +1,7 @@
-//! Sleeping on a 32-bit word until another process or thread wakes whoever sleeps there: the one
+//! Sleeping on 32-bit words until another process or thread wakes whoever sleeps there: the one
 //! place where the library's locks, semaphores and barriers wait (futex(2), `futex_waitv`).
 
+use std::num::NonZeroU32;
 use std::ptr;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
@@ -13,8 +14,32 @@ use super::Wait;
 use crate::error::Stop;
 use crate::kernel::Feature;
 
-/// How often an interrupt is looked at where the kernel cannot wait for two words (before 5.16).
+/// How often an interrupt is looked at where the kernel cannot wait for two words (before 5.16), or
+/// not so.
 const LOOK: Duration = Duration::from_millis(1);
+
+/// The most words that the kernel waits for at once. One of them is the interrupt's.
+pub(crate) const MOST: usize = 128;
+
+/// A word, and the value at which it is slept on.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Entry<'a> {
+    pub(crate) word: &'a AtomicU32,
+    pub(crate) expected: u32,
+    /// No other process sleeps there or wakes.
+    pub(crate) private: bool,
+}
+
+/// How a sleep ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Slept {
+    /// Somebody woke those who sleep on the word of this number.
+    Woken(usize),
+    /// A word has another value.
+    Differs,
+    /// Neither: the caller looks again, and sleeps on as far as its wait allows.
+    Look,
+}
 
 /// Sleeps while `word` is `expected`, as long as `wait` allows. Ok says only that the caller has to
 /// look again: it was woken, the word had another value, or a signal came.
@@ -22,69 +47,128 @@ const LOOK: Duration = Duration::from_millis(1);
 /// The word may be in any shared mapping: the futex is not a private one.
 pub(crate) fn sleep(word: &AtomicU32, expected: u32, wait: Wait<'_>) -> Result<(), Stop> {
     let left = wait.left()?;
+    let entry = Entry { word, expected, private: false };
     match wait.interrupt {
-        None => outcome(sleep_on_one(word, expected, left)),
-        Some(interrupt) => {
-            wait.check_interrupt()?;
-            if Feature::FutexWaitv.usable() {
-                match sleep_on_two(word, expected, &interrupt.word, left) {
-                    Err(Errno::NOSYS | Errno::PERM) => Feature::FutexWaitv.refused(),
-                    done => return outcome(done),
-                }
-            }
-            let slice = left.map_or(LOOK, |left| left.min(LOOK));
-            outcome(sleep_on_one(word, expected, Some(slice)))
+        None => outcome(sleep_on_one(entry, left)).map(drop),
+        Some(_) => sleep_on_any(&[entry], wait).map(drop),
+    }
+}
+
+/// Sleeps while every word is what its entry says, as long as `wait` allows. At most one less than
+/// [`MOST`]; EINVAL for none or more.
+pub(crate) fn sleep_on_any(entries: &[Entry<'_>], wait: Wait<'_>) -> Result<Slept, Stop> {
+    let left = wait.left()?;
+    let (Some(first), true) = (entries.first(), entries.len() < MOST) else {
+        return Err(Stop::Os(Errno::INVAL.raw_os_error()));
+    };
+    wait.check_interrupt_word()?;
+    if Feature::FutexWaitv.usable() {
+        match sleep_by_waitv(entries, wait, left) {
+            Err(Errno::NOSYS | Errno::PERM) => Feature::FutexWaitv.refused(),
+            done => return outcome(done),
         }
+    }
+    let one = entries.len() == 1 && wait.interrupt.is_none();
+    let slice = if one { left } else { Some(left.map_or(LOOK, |left| left.min(LOOK))) };
+    outcome(sleep_on_one(*first, slice))
+}
+
+/// The same for one word, woken only by who has one of these `bits`.
+pub(crate) fn sleep_for_bits(
+    entry: Entry<'_>,
+    bits: NonZeroU32,
+    wait: Wait<'_>,
+) -> Result<Slept, Stop> {
+    let mut left = wait.left()?;
+    if wait.interrupt.is_some() {
+        wait.check_interrupt_word()?;
+        left = Some(left.map_or(LOOK, |left| left.min(LOOK)));
+    }
+    // This call takes the moment of the end, not the time that is left.
+    let end = left.and_then(end_of);
+    let flags = flags(entry.private);
+    outcome(futex::wait_bitset(entry.word, flags, entry.expected, end.as_ref(), bits).map(|()| 0))
+}
+
+/// Locks a word with priority inheritance (`FUTEX_LOCK_PI2`). Ok(false): the caller looks again, and
+/// tries again as far as its wait allows.
+pub(crate) fn lock_pi(word: &AtomicU32, private: bool, wait: Wait<'_>) -> Result<bool, Stop> {
+    let mut left = wait.left()?;
+    if wait.interrupt.is_some() {
+        wait.check_interrupt_word()?;
+        left = Some(left.map_or(LOOK, |left| left.min(LOOK)));
+    }
+    let end = left.and_then(end_of);
+    match futex::lock_pi2(word, flags(private), end.as_ref()) {
+        Ok(()) => Ok(true),
+        Err(Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT) => Ok(false),
+        Err(errno) => Err(Stop::Os(errno.raw_os_error())),
     }
 }
 
 /// Wakes at most `count` of those who sleep on `word`, in any process. Gives how many were woken.
 pub(crate) fn wake(word: &AtomicU32, count: u32) -> Result<usize, Errno> {
-    futex::wake(word, futex::Flags::empty(), count.min(i32::MAX.unsigned_abs()))
+    futex::wake(word, flags(false), count.min(i32::MAX.unsigned_abs()))
 }
 
 /// Wakes all threads of this process that sleep on a word which no other process has.
 pub(super) fn wake_own(word: &AtomicU32) {
     // It can fail only on a bad address, and this is a reference.
-    let _ = futex::wake(word, futex::Flags::PRIVATE, i32::MAX.unsigned_abs());
+    let _ = futex::wake(word, flags(true), i32::MAX.unsigned_abs());
 }
 
-fn sleep_on_one(word: &AtomicU32, expected: u32, left: Option<Duration>) -> Result<(), Errno> {
+/// The flags of futex(2).
+pub(crate) fn flags(private: bool) -> futex::Flags {
+    if private { futex::Flags::PRIVATE } else { futex::Flags::empty() }
+}
+
+fn sleep_on_one(entry: Entry<'_>, left: Option<Duration>) -> Result<usize, Errno> {
     // A time too long for the kernel's clock is none.
     let left = left.and_then(|left| Timespec::try_from(left).ok());
-    futex::wait(word, futex::Flags::empty(), expected, left.as_ref())
+    futex::wait(entry.word, flags(entry.private), entry.expected, left.as_ref()).map(|()| 0)
 }
 
-fn sleep_on_two(
-    word: &AtomicU32,
-    expected: u32,
-    interrupt: &AtomicU32,
+fn sleep_by_waitv(
+    entries: &[Entry<'_>],
+    wait: Wait<'_>,
     left: Option<Duration>,
-) -> Result<(), Errno> {
-    let entry = |word: &AtomicU32, expected: u32, flags| {
-        let mut entry = futex::Wait::new();
-        entry.val = u64::from(expected);
-        entry.uaddr = ptr::from_ref(word).cast_mut().cast::<std::ffi::c_void>().into();
-        entry.flags = flags;
-        entry
+) -> Result<usize, Errno> {
+    let as_waiter = |entry: &Entry<'_>| {
+        let mut waiter = futex::Wait::new();
+        waiter.val = u64::from(entry.expected);
+        waiter.uaddr = ptr::from_ref(entry.word).cast_mut().cast::<std::ffi::c_void>().into();
+        waiter.flags = futex::WaitFlags::SIZE_U32;
+        if entry.private {
+            waiter.flags |= futex::WaitFlags::PRIVATE;
+        }
+        waiter
     };
-    let both = [
-        entry(word, expected, futex::WaitFlags::SIZE_U32),
-        entry(interrupt, 0, futex::WaitFlags::SIZE_U32 | futex::WaitFlags::PRIVATE),
-    ];
-    // This call takes the moment of the end, not the time that is left.
-    let end = left.and_then(|left| {
-        let left = Timespec::try_from(left).ok()?;
-        clock_gettime(ClockId::Monotonic).checked_add(left)
-    });
-    let flags = futex::WaitvFlags::empty();
-    futex::waitv(&both, flags, end.as_ref(), ClockId::Monotonic).map(drop)
+    let interrupt = wait.interrupt.map(|i| Entry { word: &i.word, expected: 0, private: true });
+    let mut waiters = [const { futex::Wait::new() }; MOST];
+    let mut count = 0;
+    for (waiter, entry) in waiters.iter_mut().zip(entries.iter().chain(interrupt.as_ref())) {
+        *waiter = as_waiter(entry);
+        count += 1;
+    }
+    let end = left.and_then(end_of);
+    let none = futex::WaitvFlags::empty();
+    let woken = futex::waitv(&waiters[..count], none, end.as_ref(), ClockId::Monotonic)?;
+    // The interrupt is looked at before the next sleep.
+    if woken < entries.len() { Ok(woken) } else { Err(Errno::INTR) }
 }
 
-fn outcome(slept: Result<(), Errno>) -> Result<(), Stop> {
+/// The moment at which `left` is over, for calls that take that.
+fn end_of(left: Duration) -> Option<Timespec> {
+    let left = Timespec::try_from(left).ok()?;
+    clock_gettime(ClockId::Monotonic).checked_add(left)
+}
+
+fn outcome(slept: Result<usize, Errno>) -> Result<Slept, Stop> {
     match slept {
+        Ok(woken) => Ok(Slept::Woken(woken)),
+        Err(Errno::AGAIN) => Ok(Slept::Differs),
         // The deadline is looked at before the next sleep.
-        Ok(()) | Err(Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT) => Ok(()),
+        Err(Errno::INTR | Errno::TIMEDOUT) => Ok(Slept::Look),
         Err(errno) => Err(Stop::Os(errno.raw_os_error())),
     }
 }

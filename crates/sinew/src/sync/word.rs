@@ -1,0 +1,126 @@
+//! What the lock cores run on: a 32-bit word with the atomic operations, and sleeping on it.
+//!
+//! The cores (mutex, rwlock, condvar, once, semaphore) are state machines over [`Word`]s and know
+//! nothing of maps, thread numbers or robust lists. In the library a word is an [`AtomicU32`] in
+//! shared memory, slept on by futex(2). Under `--cfg sinew_loom` their tests run them over
+//! [`model::Word`], where loom tries every interleaving that the memory model allows:
+//!
+//! ```sh
+//! cargo xtask loom
+//! ```
+//!
+//! The tests of a core under loom are in a module called `models`; `xtask/src/loom.rs` lists the
+//! cores that must have some.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use crate::error::Stop;
+use crate::wait::{Wait, word};
+
+#[cfg(all(test, sinew_loom))]
+pub(crate) mod model;
+
+/// A word to synchronise by, and to sleep on.
+pub(crate) trait Word {
+    fn load(&self, order: Ordering) -> u32;
+    fn store(&self, value: u32, order: Ordering);
+    fn swap(&self, value: u32, order: Ordering) -> u32;
+    /// Replaces `current` by `new`; else gives what was there. Never fails by itself.
+    fn compare_exchange(
+        &self,
+        current: u32,
+        new: u32,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<u32, u32>;
+    fn fetch_add(&self, value: u32, order: Ordering) -> u32;
+    fn fetch_sub(&self, value: u32, order: Ordering) -> u32;
+    fn fetch_or(&self, bits: u32, order: Ordering) -> u32;
+    fn fetch_and(&self, bits: u32, order: Ordering) -> u32;
+
+    /// Sleeps while the word is `expected`, as long as `wait` allows. Ok says only that the caller has
+    /// to look again.
+    fn sleep(&self, expected: u32, wait: Wait<'_>) -> Result<(), Stop>;
+
+    /// The same, but comes back after `look` at the latest, with Ok: for what no wake-up tells, such
+    /// as a death. A model never comes back by itself, so that a lost wake-up is found.
+    fn sleep_and_look(&self, expected: u32, wait: Wait<'_>, look: Duration) -> Result<(), Stop>;
+
+    /// Wakes at most `count` of those who sleep on it.
+    fn wake(&self, count: u32);
+
+    /// What a loop does that waits for another without sleeping. A model runs the other.
+    fn spin();
+}
+
+/// For [`Word::wake`]: all of them.
+pub(crate) const ALL: u32 = u32::MAX;
+
+impl Word for AtomicU32 {
+    #[inline]
+    fn load(&self, order: Ordering) -> u32 {
+        Self::load(self, order)
+    }
+
+    #[inline]
+    fn store(&self, value: u32, order: Ordering) {
+        Self::store(self, value, order);
+    }
+
+    #[inline]
+    fn swap(&self, value: u32, order: Ordering) -> u32 {
+        Self::swap(self, value, order)
+    }
+
+    #[inline]
+    fn compare_exchange(
+        &self,
+        current: u32,
+        new: u32,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<u32, u32> {
+        Self::compare_exchange(self, current, new, success, failure)
+    }
+
+    #[inline]
+    fn fetch_add(&self, value: u32, order: Ordering) -> u32 {
+        Self::fetch_add(self, value, order)
+    }
+
+    #[inline]
+    fn fetch_sub(&self, value: u32, order: Ordering) -> u32 {
+        Self::fetch_sub(self, value, order)
+    }
+
+    #[inline]
+    fn fetch_or(&self, bits: u32, order: Ordering) -> u32 {
+        Self::fetch_or(self, bits, order)
+    }
+
+    #[inline]
+    fn fetch_and(&self, bits: u32, order: Ordering) -> u32 {
+        Self::fetch_and(self, bits, order)
+    }
+
+    fn sleep(&self, expected: u32, wait: Wait<'_>) -> Result<(), Stop> {
+        word::sleep(self, expected, wait)
+    }
+
+    fn sleep_and_look(&self, expected: u32, wait: Wait<'_>, look: Duration) -> Result<(), Stop> {
+        // The end of the look is no end of the wait.
+        wait.left()?;
+        word::sleep(self, expected, wait.at_most(look))
+    }
+
+    fn wake(&self, count: u32) {
+        // It can fail only on a bad address, and this is a reference.
+        let _ = word::wake(self, count);
+    }
+
+    #[inline]
+    fn spin() {
+        std::hint::spin_loop();
+    }
+}
