@@ -76,6 +76,8 @@ pub enum ErrorKind {
     Mismatch,
     /// This kernel or host does not offer it.
     Unsupported,
+    /// It was made before a fork, and this process is the child.
+    Forked,
     /// Anything else; see [`Error::raw_os_error`].
     Other,
 }
@@ -208,7 +210,7 @@ impl From<Error> for io::Error {
             ErrorKind::Interrupted => io::ErrorKind::Interrupted,
             ErrorKind::Truncated | ErrorKind::Mismatch => io::ErrorKind::InvalidData,
             ErrorKind::Unsupported => io::ErrorKind::Unsupported,
-            ErrorKind::LimitReached | ErrorKind::Other => io::ErrorKind::Other,
+            ErrorKind::LimitReached | ErrorKind::Forked | ErrorKind::Other => io::ErrorKind::Other,
         };
         Self::new(kind, error)
     }

@@ -1,1 +1,3 @@
 //! Something happened: each event as a descriptor.
+
+pub mod poller;

@@ -31,6 +31,11 @@ pub enum Feature {
     TimerfdNowait,
     /// `fcntl(F_DUPFD_QUERY)`: whether two descriptors are one description (Linux 6.10).
     DupfdQuery,
+    /// `epoll_pwait2`: deadlines of a poller in nanoseconds (Linux 5.11; absent under some sandboxes).
+    EpollPwait2,
+    /// `MADV_WIPEONFORK`: a poller notices a fork without a system call (Linux 4.14; absent under some
+    /// sandboxes).
+    WipeOnFork,
 }
 
 const UNKNOWN: u8 = 0;
@@ -42,7 +47,7 @@ static STATES: [AtomicU8; Feature::ALL.len()] =
 
 impl Feature {
     /// Every feature.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::RwfNosignal,
         Self::PipeNowait,
         Self::PeerPidfd,
@@ -53,6 +58,8 @@ impl Feature {
         Self::EventfdNowait,
         Self::TimerfdNowait,
         Self::DupfdQuery,
+        Self::EpollPwait2,
+        Self::WipeOnFork,
     ];
 
     /// The name for `SINEW_WITHOUT`.
@@ -69,6 +76,8 @@ impl Feature {
             Self::EventfdNowait => "eventfd-nowait",
             Self::TimerfdNowait => "timerfd-nowait",
             Self::DupfdQuery => "dupfd-query",
+            Self::EpollPwait2 => "epoll-pwait2",
+            Self::WipeOnFork => "wipe-on-fork",
         }
     }
 

@@ -84,6 +84,7 @@
 //! | data that outlives the processes, and the host | [`file`](mod@file) |
 //! | memory shared with forked children only | [`anonymous`] |
 //! | to sleep until a word in shared memory changes | [`futex`] |
+//! | to wait for many of these at once, without threads | [`poller`] |
 //! | a child that finds a descriptor under a number, and ends with its parent | [`command`] |
 //! | to look into, or change, another process's memory | [`process_vm`] |
 //! | a descriptor of another process, or whether two are the same | [`fd`] |
@@ -98,6 +99,7 @@
 //!   [`memfd`], [`posix_shm`], [`sysv_shm`], [`file`](mod@file), [`anonymous`].
 //! - **Another process**: [`command`], [`process_vm`], [`fd`].
 //! - **Who goes, and who waits**: [`futex`].
+//! - **Something happened**: [`poller`].
 //! - **Another process**: [`command`].
 //! - **For all of them**: [`wait`], the verbs; [`error`](mod@error); [`mechanism`], the names and the facts;
 //!   [`limits`], what this host allows; [`kernel`], what newer kernels have.
@@ -181,6 +183,7 @@ pub mod mechanism;
 pub mod wait;
 
 pub use copy::{fifo, inet, pipe, posix_mq, splice, sysv_mq, unix};
+pub use event::poller;
 pub use process::{command, fd, process_vm};
 pub use share::{anonymous, file, mapping, memfd, posix_shm, sysv_shm};
 pub use sync::futex;

@@ -100,6 +100,8 @@ pub enum Limit {
     MaxMapCount,
     /// `RLIMIT_SIGPENDING`: signals queued for one user.
     Sigpending,
+    /// `fs.epoll.max_user_watches`: descriptors that all pollers of one user watch.
+    EpollMaxUserWatches,
 }
 
 /// What a limit counts.
@@ -175,7 +177,7 @@ const SHM: &str = "/dev/shm";
 
 impl Limit {
     /// Every limit.
-    pub const ALL: [Self; 33] = [
+    pub const ALL: [Self; 34] = [
         Self::PipeMaxSize,
         Self::PipeUserPagesSoft,
         Self::PipeUserPagesHard,
@@ -209,6 +211,7 @@ impl Limit {
         Self::DevShmFree,
         Self::MaxMapCount,
         Self::Sigpending,
+        Self::EpollMaxUserWatches,
     ];
 
     /// Its name: that of the sysctl, of the resource limit, or of the file system.
@@ -565,6 +568,14 @@ impl Limit {
                 Soft(Resource::Sigpending, "getrlimit(RLIMIT_SIGPENDING), soft"),
                 "signals queued for all processes of one user",
                 "ulimit -i COUNT, or LimitSIGPENDING= of the service (root raises the hard limit)",
+            ),
+            Self::EpollMaxUserWatches => (
+                "fs.epoll.max_user_watches",
+                Count,
+                User,
+                Proc("/proc/sys/fs/epoll/max_user_watches"),
+                "descriptors that all epoll instances of one user watch together",
+                "as root: sysctl -w fs.epoll.max_user_watches=COUNT",
             ),
         };
         Entry { name, unit, scope, source, about, raise }

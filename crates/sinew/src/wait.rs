@@ -110,6 +110,11 @@ impl<'a> Wait<'a> {
         matches!(self.limit, Limit::Forever) && self.interrupt.is_none()
     }
 
+    /// Whether another thread may end it.
+    pub(crate) const fn is_interruptible(&self) -> bool {
+        self.interrupt.is_some()
+    }
+
     /// Whether the call may not wait at all.
     pub(crate) const fn is_never(&self) -> bool {
         matches!(self.limit, Limit::Never)

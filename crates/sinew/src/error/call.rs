@@ -40,6 +40,8 @@ pub enum WaitError {
     PeerDied,
     /// The shared memory holds what no honest process writes there. Nothing was consumed.
     Corrupt,
+    /// This process is a forked child of the one that made the object, and may not use it.
+    Forked,
     /// The kernel refused with this error number.
     Os(i32),
 }
@@ -271,6 +273,7 @@ impl fmt::Display for WaitError {
             Self::Closed => f.write_str("the object was removed"),
             Self::PeerDied => f.write_str("a process that had to take part is dead"),
             Self::Corrupt => f.write_str("the shared memory holds nonsense"),
+            Self::Forked => f.write_str("it was made before a fork, by the parent: make a new one"),
             Self::Os(errno) => write_errno(f, Errno::from_raw_os_error(errno)),
         }
     }
@@ -358,6 +361,7 @@ impl From<WaitError> for io::Error {
             WaitError::Interrupted => Self::new(io::ErrorKind::Interrupted, error),
             WaitError::Closed | WaitError::PeerDied => Self::new(io::ErrorKind::BrokenPipe, error),
             WaitError::Corrupt => Self::new(io::ErrorKind::InvalidData, error),
+            WaitError::Forked => Self::other(error),
         }
     }
 }

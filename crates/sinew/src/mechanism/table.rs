@@ -558,7 +558,7 @@ pub(super) static TABLE: [Facts; 37] = [
         atomicity: "an event is a hint to look; it belongs to the open file, which outlives a closed descriptor",
         after_crash: "goes with the last descriptor",
         sources: &["epoll(7)", "epoll_ctl(2)"],
-        limits: FILES,
+        limits: &[L::EpollMaxUserWatches, L::Nofile, L::NofileHard, L::NrOpen],
         ..BASE
     },
     Facts {

@@ -13,6 +13,7 @@ mod mapping;
 mod mechanism;
 mod memfd;
 mod pipe;
+mod poller;
 mod posix_mq;
 mod posix_shm;
 mod process_vm;
@@ -42,6 +43,7 @@ fn main() -> ExitCode {
         .add(pipe::TESTS, pipe::ROLES)
         .add(pipe::packet::TESTS, pipe::packet::ROLES)
         .add(pipe::sigpipe::TESTS, pipe::sigpipe::ROLES)
+        .add(poller::TESTS, poller::ROLES)
         .add(posix_mq::TESTS, posix_mq::ROLES)
         .add(posix_shm::TESTS, posix_shm::ROLES)
         .add(process_vm::TESTS, process_vm::ROLES)

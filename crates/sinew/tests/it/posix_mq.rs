@@ -905,7 +905,12 @@ pub(crate) fn become_nobody() {
 
 /// Makes one system call of this process fail with ENOSYS from now on, by a filter.
 pub(crate) fn without(call: i64) {
-    let refuse = libc::SECCOMP_RET_ERRNO | libc::ENOSYS.cast_unsigned();
+    refuse(call, libc::ENOSYS);
+}
+
+/// Makes one system call of this process fail with this error from now on, by a filter.
+pub(crate) fn refuse(call: i64, errno: i32) {
+    let refuse = libc::SECCOMP_RET_ERRNO | errno.cast_unsigned();
     let statement =
         |code: u32, k, jt, jf| libc::sock_filter { code: u16::try_from(code).unwrap(), jt, jf, k };
     let mut program = [

@@ -277,7 +277,7 @@ extern "C" fn count(_: libc::c_int) {
 }
 
 /// A signal each millisecond whose handler lets system calls fail with EINTR.
-fn interrupt_every_millisecond() {
+pub(crate) fn interrupt_every_millisecond() {
     // SAFETY: all zeros is an action without flags (no SA_RESTART) and an empty mask.
     let mut action: libc::sigaction = unsafe { zeroed() };
     action.sa_sigaction = count as *const () as libc::sighandler_t;

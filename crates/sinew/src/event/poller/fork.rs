@@ -1,0 +1,120 @@
+#![allow(unsafe_code, reason = "maps a page that the kernel wipes in a forked child")]
+//! Where an object was made: in this process, or before a fork in an ancestor of it.
+//!
+//! A page holds a number that no ancestor's page ever held. The kernel gives a child a zeroed one
+//! (`MADV_WIPEONFORK`), which then gets the next number. So a look is one load from memory.
+
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+
+use crate::kernel::Feature;
+
+/// The page, once it is there. It stays until the process ends.
+static PAGE: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
+/// The last number given out in this process or, before a fork, in an ancestor.
+static LAST: AtomicU64 = AtomicU64::new(0);
+
+/// The process in which an object was made.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Origin {
+    Numbered(u64),
+    /// Where no page can be wiped: the process id, which costs a system call at each look.
+    Process(u32),
+}
+
+impl Origin {
+    /// This process.
+    pub(super) fn here() -> Self {
+        match page() {
+            Some(page) => Self::Numbered(number(page)),
+            None => Self::Process(std::process::id()),
+        }
+    }
+
+    /// Whether this process is the one.
+    #[inline]
+    pub(super) fn is_here(self) -> bool {
+        match self {
+            // Relaxed: a process has the number before any object with it, and only a fork, of which
+            // the child's memory is a copy, takes it away.
+            Self::Numbered(number) => {
+                let page = PAGE.load(Ordering::Acquire);
+                // SAFETY: an object with a number exists only where the page was set, and it is
+                // never unmapped; see `page`.
+                let page = unsafe { page.as_ref() };
+                page.is_some_and(|page| page.load(Ordering::Relaxed) == number)
+            }
+            Self::Process(id) => std::process::id() == id,
+        }
+    }
+}
+
+/// The number of this process; a new one if it has none yet.
+fn number(page: &AtomicU64) -> u64 {
+    let found = page.load(Ordering::Relaxed);
+    if found != 0 {
+        return found;
+    }
+    let new = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+    // Relaxed: the number guards no other memory. Of several threads the first one has its way.
+    match page.compare_exchange(0, new, Ordering::Relaxed, Ordering::Relaxed) {
+        Ok(_) => new,
+        Err(others) => others,
+    }
+}
+
+fn page() -> Option<&'static AtomicU64> {
+    let mut found = PAGE.load(Ordering::Acquire);
+    if found.is_null() {
+        found = map_page()?;
+    }
+    // SAFETY: `map_page` put a whole mapped page there, zeroed or holding a number, and nothing
+    // unmaps it after that.
+    unsafe { found.as_ref() }
+}
+
+#[cold]
+fn map_page() -> Option<*mut AtomicU64> {
+    if !Feature::WipeOnFork.usable() {
+        return None;
+    }
+    let made = match make_page() {
+        Ok(made) => made,
+        Err(errno) => {
+            if errno == Errno::INVAL {
+                Feature::WipeOnFork.refused();
+            }
+            return None;
+        }
+    };
+    // Released for those who load the pointer without having made the page.
+    match PAGE.compare_exchange(ptr::null_mut(), made, Ordering::AcqRel, Ordering::Acquire) {
+        Ok(_) => Some(made),
+        Err(others) => {
+            // SAFETY: this thread mapped it, and told nobody.
+            let _ = unsafe { munmap(made.cast(), SIZE) };
+            Some(others)
+        }
+    }
+}
+
+/// The kernel rounds it up to a page.
+const SIZE: usize = size_of::<AtomicU64>();
+
+fn make_page() -> Result<*mut AtomicU64, Errno> {
+    let (access, flags) = (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE);
+    // SAFETY: a new mapping at an address that the kernel chooses touches no memory in use.
+    let page = unsafe { mmap_anonymous(ptr::null_mut(), SIZE, access, flags)? };
+    // SAFETY: the page was made above; the advice changes what a child of a fork sees of it only.
+    match unsafe { madvise(page, SIZE, Advice::LinuxWipeOnFork) } {
+        Ok(()) => Ok(page.cast()),
+        Err(errno) => {
+            // SAFETY: as above, and nobody knows of it.
+            let _ = unsafe { munmap(page, SIZE) };
+            Err(errno)
+        }
+    }
+}
