@@ -1,3 +1,6 @@
 //! Something happened: each event as a descriptor.
 
+mod descriptor;
+pub mod eventfd;
+mod nowait;
 pub mod poller;

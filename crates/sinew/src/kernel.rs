@@ -25,7 +25,7 @@ pub enum Feature {
     Tmpfile,
     /// `futex_waitv`: sleep on several words (Linux 5.16).
     FutexWaitv,
-    /// `preadv2(RWF_NOWAIT)` on an eventfd (Linux 5.17; refused before).
+    /// `preadv2(RWF_NOWAIT)` on an eventfd (Linux 5.8; a sandbox may refuse it).
     EventfdNowait,
     /// `preadv2(RWF_NOWAIT)` on a timerfd (Linux 6.10; refused before).
     TimerfdNowait,

@@ -85,6 +85,7 @@
 //! | memory shared with forked children only | [`anonymous`] |
 //! | to sleep until a word in shared memory changes | [`futex`] |
 //! | to wait for many of these at once, without threads | [`poller`] |
+//! | to ring a bell in an event loop, or hand out tickets | [`eventfd`] |
 //! | a child that finds a descriptor under a number, and ends with its parent | [`command`] |
 //! | to look into, or change, another process's memory | [`process_vm`] |
 //! | a descriptor of another process, or whether two are the same | [`fd`] |
@@ -97,6 +98,7 @@
 //!   [`splice`].
 //! - **Pages in two processes**: [`mapping`], the one owner of mapped memory, and what makes it:
 //!   [`memfd`], [`posix_shm`], [`sysv_shm`], [`file`](mod@file), [`anonymous`].
+//! - **Something happened**: [`eventfd`].
 //! - **Another process**: [`command`], [`process_vm`], [`fd`].
 //! - **Who goes, and who waits**: [`futex`].
 //! - **Something happened**: [`poller`].
@@ -162,6 +164,8 @@
 //! # What it does not do
 //! It serialises nothing, connects no other hosts and runs no event loop. Locks, semaphores, event
 //! descriptors, pidfds, netlink and a channel over shared memory have names in [`Mechanism`] and no module
+//! It serialises nothing, connects no other hosts and runs no event loop. Locks, semaphores, futexes, timers,
+//! signals, pidfds, netlink and a channel over shared memory have names in [`Mechanism`] and no module
 //! yet.
 
 #![deny(unsafe_code)]
@@ -183,7 +187,7 @@ pub mod mechanism;
 pub mod wait;
 
 pub use copy::{fifo, inet, pipe, posix_mq, splice, sysv_mq, unix};
-pub use event::poller;
+pub use event::{eventfd, poller};
 pub use process::{command, fd, process_vm};
 pub use share::{anonymous, file, mapping, memfd, posix_shm, sysv_shm};
 pub use sync::futex;

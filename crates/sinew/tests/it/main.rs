@@ -4,6 +4,7 @@
 
 mod anonymous;
 mod command;
+mod eventfd;
 mod fd;
 mod fifo;
 mod file;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         .add(anonymous::TESTS, anonymous::ROLES)
         .add(command::TESTS, command::ROLES)
         .add(fd::TESTS, fd::ROLES)
+        .add(eventfd::TESTS, eventfd::ROLES)
         .add(fifo::TESTS, fifo::ROLES)
         .add(file::TESTS, file::ROLES)
         .add(inet::TESTS, inet::ROLES)
