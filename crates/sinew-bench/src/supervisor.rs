@@ -38,9 +38,7 @@ struct Gathered {
 pub(crate) fn run(settings: &Settings, progress: &mut dyn Progress) -> Result<Report> {
     let input = settings.input.as_deref().map(input::read).transpose()?;
     let plan = Plan::new(settings, &cpu::allowed());
-    let signals = EndSignals::block().map_err(|e| {
-        Error::new(ErrorKind::Other, "take over the end signals").because(e.to_string())
-    })?;
+    let signals = EndSignals::block()?;
     let mut folder = RunDir::new()?;
     let mut gathered: Vec<Gathered> = plan
         .rows

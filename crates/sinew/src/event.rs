@@ -4,3 +4,5 @@ mod descriptor;
 pub mod eventfd;
 mod nowait;
 pub mod poller;
+pub mod signal;
+pub mod signalfd;

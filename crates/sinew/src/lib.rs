@@ -89,6 +89,8 @@
 //! | a child that finds a descriptor under a number, and ends with its parent | [`command`] |
 //! | to look into, or change, another process's memory | [`process_vm`] |
 //! | a descriptor of another process, or whether two are the same | [`fd`] |
+//! | to tell a process to end, to look again, or one number | [`signal`] |
+//! | signals in an event loop, without a handler | [`signalfd`] |
 //!
 //! How each fails when a peer is slow or dies, and what the table leaves out, is in the guide,
 //! `docs/choosing.md`. Every number about speed depends on the machine: `sinew bench` measures yours.
@@ -102,6 +104,7 @@
 //! - **Another process**: [`command`], [`process_vm`], [`fd`].
 //! - **Who goes, and who waits**: [`futex`].
 //! - **Something happened**: [`poller`].
+//! - **Something happened**: [`signal`], [`signalfd`].
 //! - **Another process**: [`command`].
 //! - **For all of them**: [`wait`], the verbs; [`error`](mod@error); [`mechanism`], the names and the facts;
 //!   [`limits`], what this host allows; [`kernel`], what newer kernels have.
@@ -187,7 +190,7 @@ pub mod mechanism;
 pub mod wait;
 
 pub use copy::{fifo, inet, pipe, posix_mq, splice, sysv_mq, unix};
-pub use event::{eventfd, poller};
+pub use event::{eventfd, poller, signal, signalfd};
 pub use process::{command, fd, process_vm};
 pub use share::{anonymous, file, mapping, memfd, posix_shm, sysv_shm};
 pub use sync::futex;

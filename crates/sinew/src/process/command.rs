@@ -56,9 +56,9 @@ use rustix::io::Errno;
 use rustix::process::{getpid, getppid, kill_process, set_parent_process_death_signal};
 
 pub use inherited::{ListenFd, inherited_fd, listen_fds};
-pub use rustix::process::Signal;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::event::signal::Signal;
 use grant::Grant;
 use image::Image;
 
@@ -135,7 +135,8 @@ pub trait CommandExt {
     ///
     /// ```
     /// use std::process::Command;
-    /// use sinew::command::{CommandExt, Signal};
+    /// use sinew::command::CommandExt;
+    /// use sinew::signal::Signal;
     ///
     /// let mut child = Command::new("sleep").arg("1000").die_with_parent(Signal::KILL).spawn().unwrap();
     /// # child.kill().unwrap();
@@ -212,6 +213,7 @@ impl CommandExt for Command {
 
     fn die_with_parent(&mut self, signal: Signal) -> &mut Self {
         let parent = getpid();
+        let signal = signal.as_rustix();
         // SAFETY: the hook makes plain system calls and allocates nothing.
         unsafe { self.pre_exec(move || die_with(parent, signal)) }
     }
@@ -278,7 +280,7 @@ fn close_on_exec(first: u32, last: u32) -> io::Result<()> {
 }
 
 /// In the child.
-fn die_with(parent: rustix::process::Pid, signal: Signal) -> io::Result<()> {
+fn die_with(parent: rustix::process::Pid, signal: rustix::process::Signal) -> io::Result<()> {
     set_parent_process_death_signal(Some(signal))?;
     // If the parent died before that, its death is over and sends nothing: but then somebody else is
     // the parent by now. No parent at all is one outside this pid namespace, which cannot be told

@@ -17,8 +17,9 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_getfd, fcntl_setfd};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use sinew::ErrorKind;
-use sinew::command::{self, CommandExt, Signal};
+use sinew::command::{self, CommandExt};
 use sinew::inet::{self, Listener};
+use sinew::signal::Signal;
 use sinew::wait::{Accepts, Receives};
 use sinew_testkit::{Link, Peer, Role, Skip, Test, census, roles, scratch, skip, tests};
 

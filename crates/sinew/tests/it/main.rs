@@ -18,6 +18,8 @@ mod poller;
 mod posix_mq;
 mod posix_shm;
 mod process_vm;
+mod signal;
+mod signalfd;
 mod splice;
 mod sysv_mq;
 mod sysv_shm;
@@ -49,6 +51,8 @@ fn main() -> ExitCode {
         .add(posix_mq::TESTS, posix_mq::ROLES)
         .add(posix_shm::TESTS, posix_shm::ROLES)
         .add(process_vm::TESTS, process_vm::ROLES)
+        .add(signal::TESTS, signal::ROLES)
+        .add(signalfd::TESTS, signalfd::ROLES)
         .add(splice::TESTS, splice::ROLES)
         .add(sysv_mq::TESTS, sysv_mq::ROLES)
         .add(sysv_shm::TESTS, sysv_shm::ROLES)
