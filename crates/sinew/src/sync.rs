@@ -1,5 +1,7 @@
 //! Who goes, and who waits.
 
 pub mod futex;
+#[allow(dead_code, reason = "the first lock will use it")]
+pub(crate) mod robust;
 #[allow(dead_code, reason = "each core uses some of the operations")]
 mod word;

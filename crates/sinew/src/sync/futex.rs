@@ -118,6 +118,10 @@ impl<'a> Futex<'a> {
     /// When the memory is not there any more (EFAULT), or the word is in use with priority
     /// inheritance (EINVAL).
     pub fn wake(&self, count: u32) -> Result<usize> {
+        if count == 0 {
+            // The kernel would wake one.
+            return Ok(0);
+        }
         futex::wake(self.word, self.flags(), at_most(count)).map_err(|e| failed("wake", e))
     }
 
@@ -135,12 +139,15 @@ impl<'a> Futex<'a> {
     /// # Errors
     /// As [`wake`](Self::wake).
     pub fn wake_bits(&self, count: u32, bits: NonZeroU32) -> Result<usize> {
+        if count == 0 {
+            return Ok(0);
+        }
         futex::wake_bitset(self.word, self.flags(), at_most(count), bits)
             .map_err(|e| failed("wake by bits", e))
     }
 
     /// Wakes at most `wake` of those who sleep here, and lets at most `move_on` others sleep at `to`
-    /// instead, without running. Gives how many were woken.
+    /// instead, without running. Gives how many were woken or moved.
     ///
     /// # Errors
     /// As [`wake`](Self::wake).

@@ -62,13 +62,13 @@ pub(crate) fn sleep_on_any(entries: &[Entry<'_>], wait: Wait<'_>) -> Result<Slep
         return Err(Stop::Os(Errno::INVAL.raw_os_error()));
     };
     wait.check_interrupt_word()?;
-    if Feature::FutexWaitv.usable() {
+    let one = entries.len() == 1 && wait.interrupt.is_none();
+    if !one && Feature::FutexWaitv.usable() {
         match sleep_by_waitv(entries, wait, left) {
             Err(Errno::NOSYS | Errno::PERM) => Feature::FutexWaitv.refused(),
             done => return outcome(done),
         }
     }
-    let one = entries.len() == 1 && wait.interrupt.is_none();
     let slice = if one { left } else { Some(left.map_or(LOOK, |left| left.min(LOOK))) };
     outcome(sleep_on_one(*first, slice))
 }

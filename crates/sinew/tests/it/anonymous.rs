@@ -15,7 +15,7 @@ pub(crate) const TESTS: &[Test] = tests![
 pub(crate) const ROLES: &[Role] = roles![];
 
 /// Runs `child` in a forked process.
-fn in_child(child: impl FnOnce()) {
+pub(crate) fn in_child(child: impl FnOnce()) {
     // SAFETY: a test has one thread, so the child may do whatever the parent may.
     match unsafe { libc::fork() } {
         -1 => panic!("fork fails"),

@@ -8,6 +8,7 @@ mod eventfd;
 mod fd;
 mod fifo;
 mod file;
+mod futex;
 mod inet;
 mod interop;
 mod mapping;
@@ -36,6 +37,7 @@ fn main() -> ExitCode {
         .add(eventfd::TESTS, eventfd::ROLES)
         .add(fifo::TESTS, fifo::ROLES)
         .add(file::TESTS, file::ROLES)
+        .add(futex::TESTS, futex::ROLES)
         .add(inet::TESTS, inet::ROLES)
         .add(interop::memory::TESTS, interop::memory::ROLES)
         .add(interop::pipes::TESTS, interop::pipes::ROLES)
