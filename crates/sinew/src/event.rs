@@ -6,3 +6,4 @@ mod nowait;
 pub mod poller;
 pub mod signal;
 pub mod signalfd;
+pub mod timerfd;

@@ -86,6 +86,7 @@
 //! | to sleep until a word in shared memory changes | [`futex`] |
 //! | to wait for many of these at once, without threads | [`poller`] |
 //! | to ring a bell in an event loop, or hand out tickets | [`eventfd`] |
+//! | a time that comes, once or again and again, in an event loop | [`timerfd`] |
 //! | a child that finds a descriptor under a number, and ends with its parent | [`command`] |
 //! | to look into, or change, another process's memory | [`process_vm`] |
 //! | a descriptor of another process, or whether two are the same | [`fd`] |
@@ -100,12 +101,9 @@
 //!   [`splice`].
 //! - **Pages in two processes**: [`mapping`], the one owner of mapped memory, and what makes it:
 //!   [`memfd`], [`posix_shm`], [`sysv_shm`], [`file`](mod@file), [`anonymous`].
-//! - **Something happened**: [`eventfd`].
 //! - **Another process**: [`command`], [`process_vm`], [`fd`].
 //! - **Who goes, and who waits**: [`futex`].
-//! - **Something happened**: [`poller`].
-//! - **Something happened**: [`signal`], [`signalfd`].
-//! - **Another process**: [`command`].
+//! - **Something happened**: [`poller`], [`signal`], [`signalfd`], [`eventfd`], [`timerfd`].
 //! - **For all of them**: [`wait`], the verbs; [`error`](mod@error); [`mechanism`], the names and the facts;
 //!   [`limits`], what this host allows; [`kernel`], what newer kernels have.
 //!
@@ -165,11 +163,8 @@
 //! ([`kernel::Feature`]); `SINEW_WITHOUT=all` in the environment forces every fallback.
 //!
 //! # What it does not do
-//! It serialises nothing, connects no other hosts and runs no event loop. Locks, semaphores, event
-//! descriptors, pidfds, netlink and a channel over shared memory have names in [`Mechanism`] and no module
-//! It serialises nothing, connects no other hosts and runs no event loop. Locks, semaphores, futexes, timers,
-//! signals, pidfds, netlink and a channel over shared memory have names in [`Mechanism`] and no module
-//! yet.
+//! It serialises nothing, connects no other hosts and runs no event loop. Locks, semaphores, pidfds, netlink and
+//! a channel over shared memory have names in [`Mechanism`] and no module yet.
 
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
@@ -190,7 +185,7 @@ pub mod mechanism;
 pub mod wait;
 
 pub use copy::{fifo, inet, pipe, posix_mq, splice, sysv_mq, unix};
-pub use event::{eventfd, poller, signal, signalfd};
+pub use event::{eventfd, poller, signal, signalfd, timerfd};
 pub use process::{command, fd, process_vm};
 pub use share::{anonymous, file, mapping, memfd, posix_shm, sysv_shm};
 pub use sync::futex;

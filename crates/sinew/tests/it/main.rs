@@ -24,6 +24,7 @@ mod signalfd;
 mod splice;
 mod sysv_mq;
 mod sysv_shm;
+mod timerfd;
 mod unix;
 mod wait;
 
@@ -58,6 +59,7 @@ fn main() -> ExitCode {
         .add(splice::TESTS, splice::ROLES)
         .add(sysv_mq::TESTS, sysv_mq::ROLES)
         .add(sysv_shm::TESTS, sysv_shm::ROLES)
+        .add(timerfd::TESTS, timerfd::ROLES)
         .add(unix::TESTS, unix::ROLES)
         .add(unix::binding::TESTS, unix::binding::ROLES)
         .add(unix::credentials::TESTS, unix::credentials::ROLES)
