@@ -89,6 +89,7 @@
 //! | a time that comes, once or again and again, in an event loop | [`timerfd`] |
 //! | a child that finds a descriptor under a number, and ends with its parent | [`command`] |
 //! | to look into, or change, another process's memory | [`process_vm`] |
+//! | to stop another process, step it, see its system calls | [`ptrace`] |
 //! | a descriptor of another process, or whether two are the same | [`fd`] |
 //! | to tell a process to end, to look again, or one number | [`signal`] |
 //! | signals in an event loop, without a handler | [`signalfd`] |
@@ -101,7 +102,7 @@
 //!   [`splice`].
 //! - **Pages in two processes**: [`mapping`], the one owner of mapped memory, and what makes it:
 //!   [`memfd`], [`posix_shm`], [`sysv_shm`], [`file`](mod@file), [`anonymous`].
-//! - **Another process**: [`command`], [`process_vm`], [`fd`].
+//! - **Another process**: [`command`], [`process_vm`], [`ptrace`], [`fd`].
 //! - **Who goes, and who waits**: [`futex`].
 //! - **Something happened**: [`poller`], [`signal`], [`signalfd`], [`eventfd`], [`timerfd`].
 //! - **For all of them**: [`wait`], the verbs; [`error`](mod@error); [`mechanism`], the names and the facts;
@@ -186,7 +187,7 @@ pub mod wait;
 
 pub use copy::{fifo, inet, pipe, posix_mq, splice, sysv_mq, unix};
 pub use event::{eventfd, poller, signal, signalfd, timerfd};
-pub use process::{command, fd, process_vm};
+pub use process::{command, fd, process_vm, ptrace};
 pub use share::{anonymous, file, mapping, memfd, posix_shm, sysv_shm};
 pub use sync::futex;
 

@@ -3,4 +3,5 @@
 pub mod command;
 pub mod fd;
 pub mod process_vm;
+pub mod ptrace;
 mod target;

@@ -19,8 +19,8 @@
 //! # What is seen
 //! The other process runs on meanwhile: what is read may be half old and half new, and
 //! nothing orders it. An atomic word read alone, aligned, is not torn. A write lands in pages that
-//! the process may write itself; what is mapped read-only stays so (a debugger
-//! may write there too).
+//! the process may write itself; what is mapped read-only stays so
+//! ([`ptrace`](crate::ptrace) writes there too).
 //!
 //! # Who may
 //! Who may trace the process: the same user in all its ids, with a target that may be dumped, as far as

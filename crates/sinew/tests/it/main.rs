@@ -19,6 +19,7 @@ mod poller;
 mod posix_mq;
 mod posix_shm;
 mod process_vm;
+mod ptrace;
 mod signal;
 mod signalfd;
 mod splice;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         .add(process_vm::TESTS, process_vm::ROLES)
         .add(signal::TESTS, signal::ROLES)
         .add(signalfd::TESTS, signalfd::ROLES)
+        .add(ptrace::TESTS, ptrace::ROLES)
         .add(splice::TESTS, splice::ROLES)
         .add(sysv_mq::TESTS, sysv_mq::ROLES)
         .add(sysv_shm::TESTS, sysv_shm::ROLES)
