@@ -87,6 +87,7 @@
 //! | to wait for many of these at once, without threads | [`poller`] |
 //! | to ring a bell in an event loop, or hand out tickets | [`eventfd`] |
 //! | a time that comes, once or again and again, in an event loop | [`timerfd`] |
+//! | one process at a time in a file, or in a part of it | [`file_lock`] |
 //! | a child that finds a descriptor under a number, and ends with its parent | [`command`] |
 //! | to look into, or change, another process's memory | [`process_vm`] |
 //! | to stop another process, step it, see its system calls | [`ptrace`] |
@@ -105,6 +106,9 @@
 //! - **Another process**: [`command`], [`process_vm`], [`ptrace`], [`fd`].
 //! - **Who goes, and who waits**: [`futex`].
 //! - **Something happened**: [`poller`], [`signal`], [`signalfd`], [`eventfd`], [`timerfd`].
+//! - **Something happened**: [`poller`].
+//! - **Who goes, and who waits**: [`file_lock`].
+//! - **Another process**: [`command`].
 //! - **For all of them**: [`wait`], the verbs; [`error`](mod@error); [`mechanism`], the names and the facts;
 //!   [`limits`], what this host allows; [`kernel`], what newer kernels have.
 //!
@@ -166,6 +170,10 @@
 //! # What it does not do
 //! It serialises nothing, connects no other hosts and runs no event loop. Locks, semaphores, pidfds, netlink and
 //! a channel over shared memory have names in [`Mechanism`] and no module yet.
+//! It serialises nothing, connects no other hosts and runs no event loop. Locks, semaphores, event
+//! It serialises nothing, connects no other hosts and runs no event loop. Locks in memory, semaphores, futexes, event
+//! descriptors, pidfds, netlink and a channel over shared memory have names in [`Mechanism`] and no module
+//! yet.
 
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
@@ -173,6 +181,7 @@
 
 mod copy;
 mod event;
+mod fork;
 mod process;
 mod share;
 mod sync;
@@ -189,6 +198,7 @@ pub use copy::{fifo, inet, pipe, posix_mq, splice, sysv_mq, unix};
 pub use event::{eventfd, poller, signal, signalfd, timerfd};
 pub use process::{command, fd, process_vm, ptrace};
 pub use share::{anonymous, file, mapping, memfd, posix_shm, sysv_shm};
+pub use sync::file_lock;
 pub use sync::futex;
 
 pub use error::{Error, ErrorKind, LockError, RecvError, Result, SendError, Stop, WaitError};

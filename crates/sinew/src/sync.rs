@@ -1,5 +1,6 @@
 //! Who goes, and who waits.
 
+pub mod file_lock;
 pub mod futex;
 #[allow(dead_code, reason = "the first lock will use it")]
 pub(crate) mod robust;

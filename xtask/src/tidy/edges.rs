@@ -22,15 +22,20 @@ const MODULES: &[(&str, &[&str])] = &[
     ("wait", &["error", "kernel"]),
     ("sysv_key", &["error"]),
     ("syscall", &[]),
+    ("fork", &["kernel"]),
     ("copy", BASE),
     ("share", BASE),
     // What is guarded, and what guards it, live in shared memory.
-    ("sync", &["error", "kernel", "limits", "mechanism", "share", "syscall", "sysv_key", "wait"]),
+    (
+        "sync",
+        &["error", "fork", "kernel", "limits", "mechanism", "share", "syscall", "sysv_key", "wait"],
+    ),
     ("event", BASE),
     // A child is given listening sockets; its end is an event, and is told by signals.
     ("process", &["copy", "event", "error", "kernel", "limits", "mechanism", "sysv_key", "wait"]),
 ];
-const BASE: &[&str] = &["error", "kernel", "limits", "mechanism", "syscall", "sysv_key", "wait"];
+const BASE: &[&str] =
+    &["error", "fork", "kernel", "limits", "mechanism", "syscall", "sysv_key", "wait"];
 
 /// What `lib.rs` gives a second name at the root of the library.
 const RENAMED: &[(&str, &str)] = &[

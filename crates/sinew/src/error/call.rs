@@ -67,6 +67,8 @@ pub enum LockError<D = Infallible> {
     OtherPidNamespace,
     /// The shared memory holds what no honest process writes there.
     Corrupt,
+    /// The handle is a forked parent's: this process has to open one of its own.
+    Forked,
     /// The kernel refused with this error number.
     Os(i32),
 }
@@ -226,6 +228,7 @@ impl<D> LockError<D> {
             Self::NotRecoverable => LockError::NotRecoverable,
             Self::OtherPidNamespace => LockError::OtherPidNamespace,
             Self::Corrupt => LockError::Corrupt,
+            Self::Forked => LockError::Forked,
             Self::Os(errno) => LockError::Os(errno),
         }
     }
@@ -290,6 +293,7 @@ impl<D> fmt::Display for LockError<D> {
             Self::NotRecoverable => f.write_str("an owner died and nobody repaired what it guards"),
             Self::OtherPidNamespace => f.write_str("it belongs to another pid namespace"),
             Self::Corrupt => f.write_str("the shared memory holds nonsense"),
+            Self::Forked => f.write_str("the handle is a forked parent's: open one of your own"),
             Self::Os(errno) => write_errno(f, Errno::from_raw_os_error(errno)),
         }
     }

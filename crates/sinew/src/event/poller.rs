@@ -76,7 +76,6 @@
 //! From epoll(7), epoll_ctl(2), epoll_wait(2).
 
 mod event;
-mod fork;
 mod sys;
 
 use std::cell::RefCell;
@@ -89,12 +88,12 @@ use rustix::event::{EventfdFlags, PollFlags, epoll, eventfd};
 use rustix::io::Errno;
 
 use crate::error::{Error, ErrorKind, Result, Stop, WaitError};
+use crate::fork::Origin;
 use crate::limits::Limit;
 use crate::mechanism::Mechanism;
 use crate::wait::{Wait, Waits, drive};
 
 pub use event::{Event, Events, Interest, Iter, Token};
-use fork::Origin;
 
 /// Waits for many descriptors at once. Threads may share it: each event goes to one of those that wait.
 ///

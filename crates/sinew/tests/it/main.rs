@@ -8,6 +8,7 @@ mod eventfd;
 mod fd;
 mod fifo;
 mod file;
+mod file_lock;
 mod futex;
 mod inet;
 mod interop;
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         .add(fifo::TESTS, fifo::ROLES)
         .add(file::TESTS, file::ROLES)
         .add(futex::TESTS, futex::ROLES)
+        .add(file_lock::TESTS, file_lock::ROLES)
         .add(inet::TESTS, inet::ROLES)
         .add(interop::memory::TESTS, interop::memory::ROLES)
         .add(interop::pipes::TESTS, interop::pipes::ROLES)

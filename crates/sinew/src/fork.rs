@@ -17,39 +17,48 @@ static PAGE: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
 /// The last number given out in this process or, before a fork, in an ancestor.
 static LAST: AtomicU64 = AtomicU64::new(0);
 
-/// The process in which an object was made.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum Origin {
-    Numbered(u64),
-    /// Where no page can be wiped: the process id, which costs a system call at each look.
-    Process(u32),
-}
+/// The process in which an object was made: its number, or where no page can be wiped its process id
+/// with [`BY_ID`], which costs a system call at each look.
+#[derive(Debug)]
+pub(crate) struct Origin(AtomicU64);
+
+const BY_ID: u64 = 1 << 63;
 
 impl Origin {
     /// This process.
-    pub(super) fn here() -> Self {
-        match page() {
-            Some(page) => Self::Numbered(number(page)),
-            None => Self::Process(std::process::id()),
-        }
+    pub(crate) fn here() -> Self {
+        Self(AtomicU64::new(this_process()))
     }
 
     /// Whether this process is the one.
     #[inline]
-    pub(super) fn is_here(self) -> bool {
-        match self {
-            // Relaxed: a process has the number before any object with it, and only a fork, of which
-            // the child's memory is a copy, takes it away.
-            Self::Numbered(number) => {
-                let page = PAGE.load(Ordering::Acquire);
-                // SAFETY: an object with a number exists only where the page was set, and it is
-                // never unmapped; see `page`.
-                let page = unsafe { page.as_ref() };
-                page.is_some_and(|page| page.load(Ordering::Relaxed) == number)
-            }
-            Self::Process(id) => std::process::id() == id,
+    pub(crate) fn is_here(&self) -> bool {
+        // Relaxed: a process has its number before any object with it, and only a fork, of which the
+        // child's memory is a copy, takes it away.
+        let process = self.0.load(Ordering::Relaxed);
+        if process & BY_ID != 0 {
+            return process == by_id();
         }
+        let page = PAGE.load(Ordering::Acquire);
+        // SAFETY: an object with a number exists only where the page was set, and it is never
+        // unmapped; see `page`.
+        let page = unsafe { page.as_ref() };
+        page.is_some_and(|page| page.load(Ordering::Relaxed) == process)
     }
+
+    /// Makes this process the one: a forked child takes the object over.
+    pub(crate) fn move_here(&self) {
+        self.0.store(this_process(), Ordering::Relaxed);
+    }
+}
+
+/// What no other process of the family has, except, by id, one that reuses the id of an ancestor.
+pub(crate) fn this_process() -> u64 {
+    page().map_or_else(by_id, number)
+}
+
+fn by_id() -> u64 {
+    u64::from(std::process::id()) | BY_ID
 }
 
 /// The number of this process; a new one if it has none yet.
