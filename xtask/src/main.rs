@@ -7,6 +7,7 @@ mod ci;
 mod loom;
 mod tally;
 mod tidy;
+mod wakeups;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -21,6 +22,8 @@ Checks:
   ci           every step of a hosted run, in order, stopping at the first failure
   ci STEP...   only these steps, in order
   loom         the models of the lock cores, in every interleaving; none of them may be missing
+  wakeups [--count N]
+               N (1,000,000) wake-ups of each mechanism between two processes, none lost
   ci --list    the steps, with the line that repeats each by hand
 
 `.ci/run` installs what a bare Debian machine lacks, then runs `cargo xtask ci`.";
@@ -31,6 +34,7 @@ fn main() -> ExitCode {
     match words.as_slice() {
         ["tidy"] => tidy::command(&root()),
         ["loom", names @ ..] => loom::command(&root(), names),
+        ["wakeups", arguments @ ..] => wakeups::command(&root(), arguments),
         ["ci", steps @ ..] => ci::command(&root(), steps),
         [] | ["help" | "--help" | "-h"] => {
             println!("{HELP}");

@@ -181,13 +181,13 @@ pub trait Accepts {
     /// Accepts one connection, waiting as `wait` allows. The other forms are made of this one.
     ///
     /// # Errors
-    /// Whatever stands against it, named in the [`Error`].
+    /// Whatever stands against it, named in the [`Error`](crate::Error).
     fn accept_wait(&self, wait: Wait<'_>) -> Result<Self::Connection>;
 
     /// Accepts one connection; waits as long as it takes.
     ///
     /// # Errors
-    /// Whatever stands against it, named in the [`Error`].
+    /// Whatever stands against it, named in the [`Error`](crate::Error).
     fn accept(&self) -> Result<Self::Connection> {
         self.accept_wait(Wait::FOREVER)
     }
@@ -225,13 +225,13 @@ pub trait Connects {
     /// Connects, waiting as `wait` allows. The other forms are made of this one.
     ///
     /// # Errors
-    /// Whatever stands against it, named in the [`Error`].
+    /// Whatever stands against it, named in the [`Error`](crate::Error).
     fn connect_wait(&self, wait: Wait<'_>) -> Result<Self::Connection>;
 
     /// Connects; waits as long as it takes.
     ///
     /// # Errors
-    /// Whatever stands against it, named in the [`Error`].
+    /// Whatever stands against it, named in the [`Error`](crate::Error).
     fn connect(&self) -> Result<Self::Connection> {
         self.connect_wait(Wait::FOREVER)
     }
@@ -269,13 +269,13 @@ pub trait Opens {
     /// Opens it, waiting as `wait` allows. The other forms are made of this one.
     ///
     /// # Errors
-    /// Whatever stands against it, named in the [`Error`].
+    /// Whatever stands against it, named in the [`Error`](crate::Error).
     fn open_wait(&self, wait: Wait<'_>) -> Result<Self::Opened>;
 
     /// Opens it; waits as long as it takes.
     ///
     /// # Errors
-    /// Whatever stands against it, named in the [`Error`].
+    /// Whatever stands against it, named in the [`Error`](crate::Error).
     fn open(&self) -> Result<Self::Opened> {
         self.open_wait(Wait::FOREVER)
     }

@@ -29,6 +29,7 @@ mod sysv_shm;
 mod timerfd;
 mod unix;
 mod wait;
+mod wakeups;
 
 use std::process::ExitCode;
 
@@ -69,6 +70,7 @@ fn main() -> ExitCode {
         .add(unix::credentials::TESTS, unix::credentials::ROLES)
         .add(unix::descriptors::TESTS, unix::descriptors::ROLES)
         .add(wait::TESTS, wait::ROLES)
+        .add(wakeups::TESTS, wakeups::ROLES)
         .may_skip(include_str!("may-skip.txt"))
         .run()
 }

@@ -1,0 +1,186 @@
+//! No wake-up is lost: one process rings, another waits, and each ring has to end one wait.
+//!
+//! The pause before a ring varies by microseconds, so that it comes while the waiter is still on its
+//! way to sleep, just asleep, and long asleep; half of the time it is on another CPU. How many found it
+//! asleep is counted by the kernel, as the times that the waiter gave up its CPU. `cargo xtask wakeups`
+//! runs the same with a million each.
+
+#![allow(unsafe_code, reason = "getrusage tells how often this thread slept")]
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use sinew::eventfd::{self, Counter, EventFd};
+use sinew::mapping::Mapping;
+use sinew::memfd::{self, Memfd};
+use sinew::wait::Waits;
+use sinew_testkit::{Link, Peer, Role, Skip, Test, roles, tests};
+
+pub(crate) const TESTS: &[Test] = tests![every_ring_of_an_eventfd_ends_a_wait];
+pub(crate) const ROLES: &[Role] = roles![waiter];
+
+/// How many rings, where the environment asks for no other number.
+const SAMPLE: u64 = 20_000;
+/// After so long without an answer the ring is lost.
+const PATIENCE: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(60);
+
+/// What both processes have.
+struct Shared {
+    /// Its first word is the last ring that ended a wait; the rest is for the mechanism.
+    memory: Mapping,
+    fd: Option<OwnedFd>,
+}
+
+impl Shared {
+    fn answered(&self) -> &AtomicU64 {
+        self.memory.atomic_u64_at(0).unwrap()
+    }
+}
+
+type Ringer<'a> = Box<dyn FnMut(u64) + 'a>;
+type Waiter<'a> = Box<dyn FnMut(u64, bool) + 'a>;
+
+/// One mechanism by which a process wakes another.
+struct Row {
+    name: &'static str,
+    /// Makes what it needs, before the waiter starts.
+    make: fn(&Mapping) -> Option<OwnedFd>,
+    /// Rings for the time that it is given.
+    ringer: fn(&Shared) -> Ringer<'_>,
+    /// Waits for the ring of that time; in a form with a deadline where the second is true.
+    waiter: fn(&Shared) -> Waiter<'_>,
+}
+
+const ROWS: &[Row] = &[EVENTFD];
+
+const EVENTFD: Row = Row {
+    name: "eventfd",
+    make: |_| Some(eventfd::counter().unwrap().into()),
+    ringer: |shared| {
+        let bell = bell(shared);
+        Box::new(move |_| bell.notify().unwrap())
+    },
+    waiter: |shared| {
+        let bell = bell(shared);
+        Box::new(move |_, bounded| {
+            let got = if bounded { bell.wait_timeout(LONG) } else { bell.wait() };
+            assert_eq!(got, Ok(1), "one ring, one wait");
+        })
+    },
+};
+
+fn bell(shared: &Shared) -> EventFd<Counter> {
+    let fd = shared.fd.as_ref().unwrap().as_fd();
+    EventFd::try_from(fd.try_clone_to_owned().unwrap()).unwrap()
+}
+
+/// The CPUs of the ringer and of the waiter: two if there are two.
+fn cpus() -> [usize; 2] {
+    let allowed = sched_getaffinity(None).unwrap();
+    let mut found = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu));
+    let first = found.next().unwrap();
+    [first, found.next().unwrap_or(first)]
+}
+
+fn stay_on(cpu: usize) {
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    sched_setaffinity(None, &set).unwrap();
+}
+
+/// How often this thread gave up its CPU to sleep.
+fn sleeps() -> i64 {
+    // SAFETY: rusage is made of numbers, for which zero is a value.
+    let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
+    // SAFETY: `usage` is an rusage, borrowed for the call.
+    let done = unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) };
+    assert_eq!(done, 0);
+    usage.ru_nvcsw
+}
+
+fn waiter(link: &Link) {
+    let name = link.hear();
+    let row = ROWS.iter().find(|row| row.name == name).unwrap();
+    let count: u64 = link.hear().parse().unwrap();
+    let memory = Memfd::try_from(link.recv_fd()).unwrap().map().unwrap();
+    let (_, fds) = link.receive();
+    let shared = Shared { memory, fd: fds.into_iter().next() };
+    let mut wait = (row.waiter)(&shared);
+    let mut asleep = 0_u64;
+    let [near, far] = cpus();
+    stay_on(far);
+    link.say("waiting");
+    for time in 1..=count {
+        if time == count / 2 {
+            stay_on(near);
+        }
+        let before = sleeps();
+        wait(time, time % 2 == 0);
+        asleep += u64::from(sleeps() > before);
+        shared.answered().store(time, Ordering::Release);
+    }
+    link.say(asleep);
+}
+
+/// Rings so often as the environment says, and asserts that each one was heard.
+fn ring(row: &Row) {
+    let count = std::env::var("SINEW_WAKEUPS").map_or(SAMPLE, |n| n.parse().unwrap());
+    let memfd = memfd::Options::new().create("wakeups", 8192).unwrap();
+    let memory = memfd.map().unwrap();
+    let fd = (row.make)(&memory);
+    let peer = Peer::spawn("wakeups::waiter");
+    peer.say(row.name);
+    peer.say(count);
+    peer.send_fd(&memfd);
+    let fds: Vec<_> = fd.iter().map(|fd| fd.as_fd()).collect();
+    peer.send(b"all", &fds);
+    let shared = Shared { memory, fd };
+    let mut ring = (row.ringer)(&shared);
+    peer.expect("waiting");
+    let [near, _] = cpus();
+    stay_on(near);
+
+    let begin = Instant::now();
+    let mut random = 0x9E37_79B9_7F4A_7C15_u64;
+    for time in 1..=count {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        // Mostly short ones: what can go wrong does so on the way to sleep.
+        let pause = Duration::from_nanos(random % (1 << ((random >> 32) % 14)));
+        let answered = Instant::now();
+        while answered.elapsed() < pause {
+            std::hint::spin_loop();
+        }
+        ring(time);
+        let rung = Instant::now();
+        while shared.answered().load(Ordering::Acquire) < time {
+            assert!(rung.elapsed() < PATIENCE, "ring {time} of {} is lost", row.name);
+            std::thread::yield_now();
+        }
+    }
+    let took = begin.elapsed();
+    let asleep: u64 = peer.hear().parse().unwrap();
+    assert!(asleep >= count / 10, "only {asleep} of {count} found the waiter asleep");
+    report(row.name, count, asleep, took);
+    drop(ring);
+    peer.join();
+}
+
+/// Tells the caller, if there is one who asks for it.
+fn report(name: &str, count: u64, asleep: u64, took: Duration) {
+    let Some(path) = std::env::var_os("SINEW_WAKEUPS_REPORT") else { return };
+    let mut file = File::options().append(true).open(path).unwrap();
+    let seconds = took.as_secs_f64();
+    writeln!(file, "{name:<10} {count:>10} {asleep:>13} {seconds:>9.1}").unwrap();
+}
+
+fn every_ring_of_an_eventfd_ends_a_wait() -> Result<(), Skip> {
+    ring(&EVENTFD);
+    Ok(())
+}
