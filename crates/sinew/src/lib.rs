@@ -84,6 +84,7 @@
 //! | data that outlives the processes, and the host | [`file`](mod@file) |
 //! | memory shared with forked children only | [`anonymous`] |
 //! | to sleep until a word in shared memory changes | [`futex`] |
+//! | a counter that processes take from, waiting while it is zero; also with C, Python and Java | [`posix_sem`] |
 //! | to wait for many of these at once, without threads | [`poller`] |
 //! | to ring a bell in an event loop, or hand out tickets | [`eventfd`] |
 //! | a time that comes, once or again and again, in an event loop | [`timerfd`] |
@@ -104,7 +105,7 @@
 //! - **Pages in two processes**: [`mapping`], the one owner of mapped memory, and what makes it:
 //!   [`memfd`], [`posix_shm`], [`sysv_shm`], [`file`](mod@file), [`anonymous`].
 //! - **Another process**: [`command`], [`process_vm`], [`ptrace`], [`fd`].
-//! - **Who goes, and who waits**: [`futex`].
+//! - **Who goes, and who waits**: [`futex`], [`posix_sem`].
 //! - **Something happened**: [`poller`], [`signal`], [`signalfd`], [`eventfd`], [`timerfd`].
 //! - **Something happened**: [`poller`].
 //! - **Who goes, and who waits**: [`file_lock`].
@@ -168,7 +169,7 @@
 //! ([`kernel::Feature`]); `SINEW_WITHOUT=all` in the environment forces every fallback.
 //!
 //! # What it does not do
-//! It serialises nothing, connects no other hosts and runs no event loop. Locks, semaphores, pidfds, netlink and
+//! It serialises nothing, connects no other hosts and runs no event loop. Locks, System V semaphores, pidfds, netlink and
 //! a channel over shared memory have names in [`Mechanism`] and no module yet.
 //! It serialises nothing, connects no other hosts and runs no event loop. Locks, semaphores, event
 //! It serialises nothing, connects no other hosts and runs no event loop. Locks in memory, semaphores, futexes, event
@@ -198,8 +199,8 @@ pub use copy::{fifo, inet, pipe, posix_mq, splice, sysv_mq, unix};
 pub use event::{eventfd, poller, signal, signalfd, timerfd};
 pub use process::{command, fd, process_vm, ptrace};
 pub use share::{anonymous, file, mapping, memfd, posix_shm, sysv_shm};
-pub use sync::file_lock;
 pub use sync::futex;
+pub use sync::{file_lock, posix_sem};
 
 pub use error::{Error, ErrorKind, LockError, RecvError, Result, SendError, Stop, WaitError};
 pub use mechanism::Mechanism;

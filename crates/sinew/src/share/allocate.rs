@@ -20,7 +20,7 @@ use crate::mechanism::Mechanism;
 const STEP: u64 = 64 << 20;
 
 /// Makes `fd` have memory or disk space for all of its first `len` bytes; a shorter file grows.
-pub(in crate::share) fn allocate(fd: BorrowedFd<'_>, len: u64) -> Result<(), Errno> {
+pub(crate) fn allocate(fd: BorrowedFd<'_>, len: u64) -> Result<(), Errno> {
     let mut done = 0;
     while done < len {
         let step = STEP.min(len - done);
@@ -52,25 +52,25 @@ fn fill(fd: BorrowedFd<'_>, len: u64) -> Result<(), Errno> {
 }
 
 /// The length of a file.
-pub(in crate::share) fn length(stat: &Stat) -> u64 {
+pub(crate) fn length(stat: &Stat) -> u64 {
     u64::try_from(stat.st_size).unwrap_or(0)
 }
 
 /// Whether parts of a file have no memory or disk space yet.
-pub(in crate::share) fn has_holes(stat: &Stat) -> bool {
+pub(crate) fn has_holes(stat: &Stat) -> bool {
     // Counted in units of 512 bytes, whatever the file system.
     u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(512) < length(stat)
 }
 
 /// Whether a file system keeps its files in memory.
-pub(in crate::share) fn is_memory(fd: BorrowedFd<'_>) -> bool {
+pub(crate) fn is_memory(fd: BorrowedFd<'_>) -> bool {
     const TMPFS: u64 = 0x0102_1994;
     #[allow(clippy::cast_sign_loss, clippy::unnecessary_cast, reason = "a magic number")]
     fs::fstatfs(fd).is_ok_and(|fs| fs.f_type as u64 == TMPFS)
 }
 
 /// What a file is, in words, if it is not a regular one.
-pub(in crate::share) fn irregular(stat: &Stat) -> Option<&'static str> {
+pub(crate) fn irregular(stat: &Stat) -> Option<&'static str> {
     Some(match FileType::from_raw_mode(stat.st_mode) {
         FileType::RegularFile => return None,
         FileType::Directory => "a directory",
@@ -84,7 +84,7 @@ pub(in crate::share) fn irregular(stat: &Stat) -> Option<&'static str> {
 }
 
 /// The error of an object for which there was no room: says how much the file system has.
-pub(in crate::share) fn no_room(
+pub(crate) fn no_room(
     errno: Errno,
     mechanism: Mechanism,
     object: String,
@@ -101,7 +101,7 @@ pub(in crate::share) fn no_room(
                     space.f_bavail.saturating_mul(space.f_frsize),
                 ))
                 .fix(match mechanism {
-                    Mechanism::PosixShm => {
+                    Mechanism::PosixShm | Mechanism::PosixSem => {
                         "remove what nobody uses, or `mount -o remount,size=SIZE /dev/shm`"
                     }
                     _ => "free some, or ask for less",
@@ -117,7 +117,7 @@ pub(in crate::share) fn no_room(
 
 /// A new file that is in a folder and has no name yet, or a name of nobody's interest.
 #[derive(Debug)]
-pub(in crate::share) struct Draft {
+pub(crate) struct Draft {
     fd: OwnedFd,
     place: Place,
 }
@@ -132,7 +132,7 @@ struct Place {
 
 impl Draft {
     /// Makes one in `folder`, with exactly this mode.
-    pub(in crate::share) fn new(folder: &Path, mode: Mode) -> Result<Self, Errno> {
+    pub(crate) fn new(folder: &Path, mode: Mode) -> Result<Self, Errno> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let folder = fs::openat(CWD, folder, flags, Mode::empty())?;
         let draft = Self::nameless(folder, mode)?;
@@ -167,18 +167,18 @@ impl Draft {
     }
 
     /// The file.
-    pub(in crate::share) fn fd(&self) -> BorrowedFd<'_> {
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
     }
 
     /// The folder, open so that it can be synchronised.
-    pub(in crate::share) fn readable_folder(&self) -> Result<OwnedFd, Errno> {
+    pub(crate) fn readable_folder(&self) -> Result<OwnedFd, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         fs::openat(&self.place.folder, c".", flags, Mode::empty())
     }
 
     /// Gives it its name, which nothing may have yet.
-    pub(in crate::share) fn publish(self, name: &OsStr) -> Result<OwnedFd, Errno> {
+    pub(crate) fn publish(self, name: &OsStr) -> Result<OwnedFd, Errno> {
         let name = CString::new(name.as_bytes()).map_err(|_| Errno::INVAL)?;
         let Self { fd, mut place } = self;
         let folder = &place.folder;
@@ -199,7 +199,7 @@ impl Draft {
     }
 
     /// Gives it its name, and takes that from whatever had it, in one step.
-    pub(in crate::share) fn replace(self, name: &OsStr) -> Result<OwnedFd, Errno> {
+    pub(crate) fn replace(self, name: &OsStr) -> Result<OwnedFd, Errno> {
         let name = CString::new(name.as_bytes()).map_err(|_| Errno::INVAL)?;
         let Self { fd, mut place } = self;
         let provisional = match place.provisional.take() {

@@ -15,7 +15,7 @@ use crate::mechanism::Mechanism;
 const HUGETLBFS: u64 = 0x958458f6;
 
 /// Maps all of an object: as much as it has now.
-pub(in crate::share) fn map_all(
+pub(crate) fn map_all(
     fd: BorrowedFd<'_>,
     options: Options,
     mechanism: Mechanism,
@@ -24,7 +24,7 @@ pub(in crate::share) fn map_all(
 }
 
 /// Maps `len` bytes from `offset` on, or all from there on; never beyond the end.
-pub(in crate::share) fn map(
+pub(crate) fn map(
     fd: BorrowedFd<'_>,
     offset: u64,
     len: Option<usize>,
@@ -64,7 +64,7 @@ fn page_size_of(fd: BorrowedFd<'_>, block: u64) -> usize {
 }
 
 /// Reads the whole of `buf`.
-pub(in crate::share) fn read_at(
+pub(crate) fn read_at(
     fd: BorrowedFd<'_>,
     offset: u64,
     buf: &mut [u8],
@@ -89,7 +89,7 @@ pub(in crate::share) fn read_at(
 }
 
 /// Writes the whole of `data`.
-pub(in crate::share) fn write_at(
+pub(crate) fn write_at(
     fd: BorrowedFd<'_>,
     offset: u64,
     data: &[u8],

@@ -1,7 +1,7 @@
 //! What the lock cores run on: a 32-bit word with the atomic operations, and sleeping on it.
 //!
-//! The cores (mutex, rwlock, condvar, once, semaphore) are state machines over [`Word`]s and know
-//! nothing of maps, thread numbers or robust lists. In the library a word is an [`AtomicU32`] in
+//! The cores (mutex, rwlock, condvar, once) are state machines over [`Word`]s and know nothing of maps,
+//! thread numbers or robust lists; that of a semaphore is one too, over a word of 64 bits of its own. In the library a word is an [`AtomicU32`] in
 //! shared memory, slept on by futex(2). Under `--cfg sinew_loom` their tests run them over
 //! [`model::Word`], where loom tries every interleaving that the memory model allows:
 //!

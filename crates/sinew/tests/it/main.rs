@@ -18,6 +18,7 @@ mod memfd;
 mod pipe;
 mod poller;
 mod posix_mq;
+mod posix_sem;
 mod posix_shm;
 mod process_vm;
 mod ptrace;
@@ -56,6 +57,7 @@ fn main() -> ExitCode {
         .add(pipe::sigpipe::TESTS, pipe::sigpipe::ROLES)
         .add(poller::TESTS, poller::ROLES)
         .add(posix_mq::TESTS, posix_mq::ROLES)
+        .add(posix_sem::TESTS, posix_sem::ROLES)
         .add(posix_shm::TESTS, posix_shm::ROLES)
         .add(process_vm::TESTS, process_vm::ROLES)
         .add(signal::TESTS, signal::ROLES)
