@@ -36,6 +36,10 @@ pub enum Feature {
     /// `MADV_WIPEONFORK`: a poller notices a fork without a system call (Linux 4.14; absent under some
     /// sandboxes).
     WipeOnFork,
+    /// The file system of pidfds, in which each process has an inode of its own (Linux 6.9).
+    Pidfs,
+    /// `PIDFD_GET_INFO` with the exit status (Linux 6.15).
+    PidfdInfo,
 }
 
 const UNKNOWN: u8 = 0;
@@ -47,7 +51,7 @@ static STATES: [AtomicU8; Feature::ALL.len()] =
 
 impl Feature {
     /// Every feature.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 14] = [
         Self::RwfNosignal,
         Self::PipeNowait,
         Self::PeerPidfd,
@@ -60,6 +64,8 @@ impl Feature {
         Self::DupfdQuery,
         Self::EpollPwait2,
         Self::WipeOnFork,
+        Self::Pidfs,
+        Self::PidfdInfo,
     ];
 
     /// The name for `SINEW_WITHOUT`.
@@ -78,6 +84,8 @@ impl Feature {
             Self::DupfdQuery => "dupfd-query",
             Self::EpollPwait2 => "epoll-pwait2",
             Self::WipeOnFork => "wipe-on-fork",
+            Self::Pidfs => "pidfs",
+            Self::PidfdInfo => "pidfd-info",
         }
     }
 

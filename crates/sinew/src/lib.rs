@@ -85,6 +85,7 @@
 //! | memory shared with forked children only | [`anonymous`] |
 //! | to sleep until a word in shared memory changes | [`futex`] |
 //! | a counter that processes take from, waiting while it is zero; also with C, Python and Java | [`posix_sem`] |
+//! | to know for certain whether a process lives, and how a child ended | [`pidfd`] |
 //! | to wait for many of these at once, without threads | [`poller`] |
 //! | to ring a bell in an event loop, or hand out tickets | [`eventfd`] |
 //! | a time that comes, once or again and again, in an event loop | [`timerfd`] |
@@ -104,12 +105,9 @@
 //!   [`splice`].
 //! - **Pages in two processes**: [`mapping`], the one owner of mapped memory, and what makes it:
 //!   [`memfd`], [`posix_shm`], [`sysv_shm`], [`file`](mod@file), [`anonymous`].
-//! - **Another process**: [`command`], [`process_vm`], [`ptrace`], [`fd`].
-//! - **Who goes, and who waits**: [`futex`], [`posix_sem`].
+//! - **Another process**: [`command`], [`process_vm`], [`ptrace`], [`fd`], [`pidfd`].
+//! - **Who goes, and who waits**: [`futex`], [`posix_sem`], [`file_lock`].
 //! - **Something happened**: [`poller`], [`signal`], [`signalfd`], [`eventfd`], [`timerfd`].
-//! - **Something happened**: [`poller`].
-//! - **Who goes, and who waits**: [`file_lock`].
-//! - **Another process**: [`command`].
 //! - **For all of them**: [`wait`], the verbs; [`error`](mod@error); [`mechanism`], the names and the facts;
 //!   [`limits`], what this host allows; [`kernel`], what newer kernels have.
 //!
@@ -169,12 +167,8 @@
 //! ([`kernel::Feature`]); `SINEW_WITHOUT=all` in the environment forces every fallback.
 //!
 //! # What it does not do
-//! It serialises nothing, connects no other hosts and runs no event loop. Locks, System V semaphores, pidfds, netlink and
-//! a channel over shared memory have names in [`Mechanism`] and no module yet.
-//! It serialises nothing, connects no other hosts and runs no event loop. Locks, semaphores, event
-//! It serialises nothing, connects no other hosts and runs no event loop. Locks in memory, semaphores, futexes, event
-//! descriptors, pidfds, netlink and a channel over shared memory have names in [`Mechanism`] and no module
-//! yet.
+//! It serialises nothing, connects no other hosts and runs no event loop. Locks in memory, System V semaphores,
+//! netlink and a channel over shared memory have names in [`Mechanism`] and no module yet.
 
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
@@ -197,10 +191,9 @@ pub mod wait;
 
 pub use copy::{fifo, inet, pipe, posix_mq, splice, sysv_mq, unix};
 pub use event::{eventfd, poller, signal, signalfd, timerfd};
-pub use process::{command, fd, process_vm, ptrace};
+pub use process::{command, fd, pidfd, process_vm, ptrace};
 pub use share::{anonymous, file, mapping, memfd, posix_shm, sysv_shm};
-pub use sync::futex;
-pub use sync::{file_lock, posix_sem};
+pub use sync::{file_lock, futex, posix_sem};
 
 pub use error::{Error, ErrorKind, LockError, RecvError, Result, SendError, Stop, WaitError};
 pub use mechanism::Mechanism;

@@ -2,6 +2,7 @@
 
 pub mod command;
 pub mod fd;
+pub mod pidfd;
 pub mod process_vm;
 pub mod ptrace;
 mod target;

@@ -27,7 +27,10 @@ impl Target {
                 Error::os("open", errno).on(mechanism).object(format_args!("process {pid}"));
             match errno {
                 Errno::SRCH => error.because("no process has this number (in this pid namespace)"),
-                Errno::INVAL => error.because("it is the number of a thread, not of a process"),
+                // Newer kernels say ENOENT.
+                Errno::INVAL | Errno::NOENT => error
+                    .of_kind(ErrorKind::InvalidInput)
+                    .because("it is the number of a thread, not of a process"),
                 _ => error,
             }
         };

@@ -15,6 +15,7 @@ mod interop;
 mod mapping;
 mod mechanism;
 mod memfd;
+mod pidfd;
 mod pipe;
 mod poller;
 mod posix_mq;
@@ -52,6 +53,7 @@ fn main() -> ExitCode {
         .add(mapping::TESTS, mapping::ROLES)
         .add(mechanism::TESTS, mechanism::ROLES)
         .add(memfd::TESTS, memfd::ROLES)
+        .add(pidfd::TESTS, pidfd::ROLES)
         .add(pipe::TESTS, pipe::ROLES)
         .add(pipe::packet::TESTS, pipe::packet::ROLES)
         .add(pipe::sigpipe::TESTS, pipe::sigpipe::ROLES)
