@@ -90,6 +90,7 @@
 //! | to ring a bell in an event loop, or hand out tickets | [`eventfd`] |
 //! | a time that comes, once or again and again, in an event loop | [`timerfd`] |
 //! | one process at a time in a file, or in a part of it | [`file_lock`] |
+//! | one process of a kind at a time, and its number | [`pidfile`] |
 //! | a child that finds a descriptor under a number, and ends with its parent | [`command`] |
 //! | to look into, or change, another process's memory | [`process_vm`] |
 //! | to stop another process, step it, see its system calls | [`ptrace`] |
@@ -108,6 +109,9 @@
 //! - **Another process**: [`command`], [`process_vm`], [`ptrace`], [`fd`], [`pidfd`].
 //! - **Who goes, and who waits**: [`futex`], [`posix_sem`], [`file_lock`].
 //! - **Something happened**: [`poller`], [`signal`], [`signalfd`], [`eventfd`], [`timerfd`].
+//! - **Who goes, and who waits**: [`futex`], [`posix_sem`], [`file_lock`], [`pidfile`].
+//! - **Something happened**: [`poller`], [`signal`], [`signalfd`], [`eventfd`], [`timerfd`].
+//! - **Another process**: [`command`], [`process_vm`], [`ptrace`], [`fd`].
 //! - **For all of them**: [`wait`], the verbs; [`error`](mod@error); [`mechanism`], the names and the facts;
 //!   [`limits`], what this host allows; [`kernel`], what newer kernels have.
 //!
@@ -169,6 +173,7 @@
 //! # What it does not do
 //! It serialises nothing, connects no other hosts and runs no event loop. Locks in memory, System V semaphores,
 //! netlink and a channel over shared memory have names in [`Mechanism`] and no module yet.
+//! pidfds, netlink and a channel over shared memory have names in [`Mechanism`] and no module yet.
 
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
@@ -193,7 +198,7 @@ pub use copy::{fifo, inet, pipe, posix_mq, splice, sysv_mq, unix};
 pub use event::{eventfd, poller, signal, signalfd, timerfd};
 pub use process::{command, fd, pidfd, process_vm, ptrace};
 pub use share::{anonymous, file, mapping, memfd, posix_shm, sysv_shm};
-pub use sync::{file_lock, futex, posix_sem};
+pub use sync::{file_lock, futex, pidfile, posix_sem};
 
 pub use error::{Error, ErrorKind, LockError, RecvError, Result, SendError, Stop, WaitError};
 pub use mechanism::Mechanism;

@@ -2,6 +2,7 @@
 
 pub mod file_lock;
 pub mod futex;
+pub mod pidfile;
 pub mod posix_sem;
 #[allow(dead_code, reason = "the first lock will use it")]
 pub(crate) mod robust;

@@ -65,7 +65,7 @@
 //! process keeps its locks.
 //!
 //! A lock file must not be removed by who is done: another may wait for the lock of the removed file,
-//! while a third locks a new one of that name. `pidfile` knows how.
+//! while a third locks a new one of that name. [`pidfile`](crate::pidfile) knows how.
 //!
 //! Sources: fcntl(2), flock(2), fork(2).
 
@@ -167,6 +167,11 @@ impl FileLock {
         let path = format!("/proc/self/fd/{}", self.as_fd().as_raw_fd());
         let again = rustix::fs::open(path, flags, Mode::empty()).map_err(failed)?;
         Ok(Self::from(again))
+    }
+
+    /// Whether this process made the handle, or has adopted it.
+    pub(super) fn is_own(&self) -> bool {
+        self.0.is_own()
     }
 
     /// Makes this process, a forked child, the one that may use the handle, with every guard of it

@@ -641,7 +641,7 @@ fn a_process_has_one_handle_of_records() -> Result<(), Skip> {
 
 /// Runs `work` in a forked child, which must succeed; gives its process id. What the child takes out
 /// of an `Option`, this process keeps.
-fn forked(work: &mut dyn FnMut()) -> Pid {
+pub(crate) fn forked(work: &mut dyn FnMut()) -> Pid {
     // SAFETY: this process has one thread, so its child may do what it may.
     match unsafe { libc::fork() } {
         0 => {
@@ -655,7 +655,7 @@ fn forked(work: &mut dyn FnMut()) -> Pid {
 
 /// Reaps a child, which ended well.
 #[track_caller]
-fn reaped(child: Pid) {
+pub(crate) fn reaped(child: Pid) {
     let (_, status) = waitpid(Some(child), WaitOptions::empty()).unwrap().unwrap();
     assert_eq!(status.exit_status(), Some(0), "{status:?}");
 }

@@ -16,6 +16,7 @@ mod mapping;
 mod mechanism;
 mod memfd;
 mod pidfd;
+mod pidfile;
 mod pipe;
 mod poller;
 mod posix_mq;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         .add(mechanism::TESTS, mechanism::ROLES)
         .add(memfd::TESTS, memfd::ROLES)
         .add(pidfd::TESTS, pidfd::ROLES)
+        .add(pidfile::TESTS, pidfile::ROLES)
         .add(pipe::TESTS, pipe::ROLES)
         .add(pipe::packet::TESTS, pipe::packet::ROLES)
         .add(pipe::sigpipe::TESTS, pipe::sigpipe::ROLES)

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use rustix::fs::{CWD, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::{FileLock, MECHANISM};
@@ -15,6 +15,7 @@ use crate::limits::Limit;
 pub struct Options {
     mode: u32,
     read_only: bool,
+    no_follow: bool,
 }
 
 impl Default for Options {
@@ -26,7 +27,7 @@ impl Default for Options {
 impl Options {
     /// Mode 0600, for reading and writing.
     pub const fn new() -> Self {
-        Self { mode: 0o600, read_only: false }
+        Self { mode: 0o600, read_only: false, no_follow: false }
     }
 
     /// The permission bits of a new file. The umask has no say. Whoever may write to the file can
@@ -39,6 +40,12 @@ impl Options {
     /// Opens for reading only, which takes only that permission, and gives only shared locks.
     pub const fn read_only(mut self) -> Self {
         self.read_only = true;
+        self
+    }
+
+    /// Takes a symbolic link for what it is: no regular file.
+    pub(in crate::sync) const fn no_follow(mut self) -> Self {
+        self.no_follow = true;
         self
     }
 
@@ -67,8 +74,8 @@ impl Options {
         let operation = "open";
         let is_file = |mode| FileType::from_raw_mode(mode) == FileType::RegularFile;
         // Before it is opened: opening a device may act on it.
-        let stat = rustix::fs::statat(CWD, path, rustix::fs::AtFlags::empty())
-            .map_err(|e| failed(operation, path, e))?;
+        let follow = if self.no_follow { AtFlags::SYMLINK_NOFOLLOW } else { AtFlags::empty() };
+        let stat = rustix::fs::statat(CWD, path, follow).map_err(|e| failed(operation, path, e))?;
         if is_file(stat.st_mode) {
             let file = rustix::fs::open(path, self.flags(), Mode::empty())
                 .map_err(|e| failed(operation, path, e))?;
@@ -109,7 +116,8 @@ impl Options {
 
     fn flags(&self) -> OFlags {
         let access = if self.read_only { OFlags::RDONLY } else { OFlags::RDWR };
-        access | OFlags::CLOEXEC | OFlags::NOCTTY
+        let follow = if self.no_follow { OFlags::NOFOLLOW } else { OFlags::empty() };
+        access | follow | OFlags::CLOEXEC | OFlags::NOCTTY
     }
 }
 

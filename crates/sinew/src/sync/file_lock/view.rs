@@ -119,7 +119,7 @@ impl Parts {
     }
 
     #[inline]
-    fn is_own(&self) -> bool {
+    pub(super) fn is_own(&self) -> bool {
         self.origin.is_here()
     }
 
