@@ -3,14 +3,14 @@
 use std::os::fd::{AsFd, BorrowedFd};
 
 use sinew::signal::{Scope, Set, Signal};
-use sinew::signalfd::Signalfd;
+use sinew::signalfd::SignalFd;
 use sinew::wait::Waits;
 
 /// SIGINT, SIGTERM and SIGHUP of this thread (and those that it starts) go to a descriptor as long
 /// as this lives.
 #[derive(Debug)]
 pub(crate) struct EndSignals {
-    events: Signalfd,
+    events: SignalFd,
     _blocked: Scope,
 }
 
@@ -18,7 +18,7 @@ impl EndSignals {
     pub(crate) fn block() -> sinew::Result<Self> {
         let ends = Set::from([Signal::INT, Signal::TERM, Signal::HUP]);
         let blocked = ends.block()?;
-        Ok(Self { events: Signalfd::new(ends)?, _blocked: blocked })
+        Ok(Self { events: SignalFd::new(ends)?, _blocked: blocked })
     }
 
     /// Whether one has come. It stays taken: the caller ends the run.

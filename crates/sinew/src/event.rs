@@ -2,6 +2,7 @@
 
 mod descriptor;
 pub mod eventfd;
+pub mod inotify;
 mod nowait;
 pub mod poller;
 pub mod signal;

@@ -97,6 +97,7 @@
 //! | a descriptor of another process, or whether two are the same | [`fd`] |
 //! | to tell a process to end, to look again, or one number | [`signal`] |
 //! | signals in an event loop, without a handler | [`signalfd`] |
+//! | to see that a configuration changed, or that a socket is there | [`inotify`] |
 //!
 //! How each fails when a peer is slow or dies, and what the table leaves out, is in the guide,
 //! `docs/choosing.md`. Every number about speed depends on the machine: `sinew bench` measures yours.
@@ -112,6 +113,7 @@
 //! - **Who goes, and who waits**: [`futex`], [`posix_sem`], [`file_lock`], [`pidfile`].
 //! - **Something happened**: [`poller`], [`signal`], [`signalfd`], [`eventfd`], [`timerfd`].
 //! - **Another process**: [`command`], [`process_vm`], [`ptrace`], [`fd`].
+//! - **Something happened**: [`poller`], [`signal`], [`signalfd`], [`inotify`], [`eventfd`], [`timerfd`].
 //! - **For all of them**: [`wait`], the verbs; [`error`](mod@error); [`mechanism`], the names and the facts;
 //!   [`limits`], what this host allows; [`kernel`], what newer kernels have.
 //!
@@ -195,7 +197,7 @@ pub mod mechanism;
 pub mod wait;
 
 pub use copy::{fifo, inet, pipe, posix_mq, splice, sysv_mq, unix};
-pub use event::{eventfd, poller, signal, signalfd, timerfd};
+pub use event::{eventfd, inotify, poller, signal, signalfd, timerfd};
 pub use process::{command, fd, pidfd, process_vm, ptrace};
 pub use share::{anonymous, file, mapping, memfd, posix_shm, sysv_shm};
 pub use sync::{file_lock, futex, pidfile, posix_sem};

@@ -100,6 +100,12 @@ pub enum Limit {
     MaxMapCount,
     /// `RLIMIT_SIGPENDING`: signals queued for one user.
     Sigpending,
+    /// `fs.inotify.max_user_instances`: inotify instances of one user.
+    InotifyMaxUserInstances,
+    /// `fs.inotify.max_user_watches`: inotify watches of one user.
+    InotifyMaxUserWatches,
+    /// `fs.inotify.max_queued_events`: events that wait in one inotify instance.
+    InotifyMaxQueuedEvents,
     /// `fs.epoll.max_user_watches`: descriptors that all pollers of one user watch.
     EpollMaxUserWatches,
 }
@@ -177,7 +183,7 @@ const SHM: &str = "/dev/shm";
 
 impl Limit {
     /// Every limit.
-    pub const ALL: [Self; 34] = [
+    pub const ALL: [Self; 37] = [
         Self::PipeMaxSize,
         Self::PipeUserPagesSoft,
         Self::PipeUserPagesHard,
@@ -211,6 +217,9 @@ impl Limit {
         Self::DevShmFree,
         Self::MaxMapCount,
         Self::Sigpending,
+        Self::InotifyMaxUserInstances,
+        Self::InotifyMaxUserWatches,
+        Self::InotifyMaxQueuedEvents,
         Self::EpollMaxUserWatches,
     ];
 
@@ -568,6 +577,30 @@ impl Limit {
                 Soft(Resource::Sigpending, "getrlimit(RLIMIT_SIGPENDING), soft"),
                 "signals queued for all processes of one user",
                 "ulimit -i COUNT, or LimitSIGPENDING= of the service (root raises the hard limit)",
+            ),
+            Self::InotifyMaxUserInstances => (
+                "fs.inotify.max_user_instances",
+                Count,
+                User,
+                Proc("/proc/sys/fs/inotify/max_user_instances"),
+                "inotify instances of one user",
+                "as root: sysctl -w fs.inotify.max_user_instances=COUNT",
+            ),
+            Self::InotifyMaxUserWatches => (
+                "fs.inotify.max_user_watches",
+                Count,
+                User,
+                Proc("/proc/sys/fs/inotify/max_user_watches"),
+                "inotify watches of one user, in all instances",
+                "as root: sysctl -w fs.inotify.max_user_watches=COUNT",
+            ),
+            Self::InotifyMaxQueuedEvents => (
+                "fs.inotify.max_queued_events",
+                Count,
+                System,
+                Proc("/proc/sys/fs/inotify/max_queued_events"),
+                "events that wait in one inotify instance before the rest is dropped",
+                "as root: sysctl -w fs.inotify.max_queued_events=COUNT (for instances made afterwards)",
             ),
             Self::EpollMaxUserWatches => (
                 "fs.epoll.max_user_watches",

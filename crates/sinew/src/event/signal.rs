@@ -8,12 +8,12 @@
 //! ```
 //! use std::process::Command;
 //! use sinew::signal::{Set, Signal, Target};
-//! use sinew::signalfd::{Kind, Signalfd};
+//! use sinew::signalfd::{Kind, SignalFd};
 //! use sinew::wait::Waits;
 //!
 //! let job = Signal::rt(3).expect("Linux has 30 or more");
 //! let _held = Set::from(job).block()?;
-//! let events = Signalfd::new(job)?;
+//! let events = SignalFd::new(job)?;
 //!
 //! Target::process(std::process::id()).queue(job, 42)?;
 //! let Kind::Queued(value) = events.wait().unwrap().kind() else { panic!() };

@@ -3,12 +3,12 @@
 //!
 //! ```
 //! use sinew::signal::{Set, Signal, Target};
-//! use sinew::signalfd::Signalfd;
+//! use sinew::signalfd::SignalFd;
 //! use sinew::wait::Waits;
 //!
 //! let ends = Set::from([Signal::INT, Signal::TERM]);
 //! let _blocked = ends.block()?; // in `main`, before the first thread
-//! let events = Signalfd::new(ends)?;
+//! let events = SignalFd::new(ends)?;
 //!
 //! Target::process(std::process::id()).send(Signal::TERM)?;
 //! let info = events.wait().unwrap();
@@ -27,7 +27,7 @@
 //! The descriptor gives what is pending for the *process* and for the *thread that reads*. So any
 //! thread may read what was sent to the process, and only the thread itself what was sent to it.
 //! Every thread has to block the signals: one that does not gets them instead, and what the signal
-//! does then happens. [`Signalfd::new`] refuses a set that the calling thread does not block, and cannot look
+//! does then happens. [`SignalFd::new`] refuses a set that the calling thread does not block, and cannot look
 //! at the others: make the scope in `main`, first.
 //!
 //! # Fork, and handing it on
@@ -36,7 +36,7 @@
 //! descriptor to it: a child has to make an instance of its own.
 //!
 //! # Waiting
-//! Each signal takes one system call, [many](Signalfd::many) of them together one too. The description is
+//! Each signal takes one system call, [many](SignalFd::many) of them together one too. The description is
 //! non-blocking, and this process alone made it, so that no reader hangs where another thread took the signal
 //! between poll and read: [`TryFrom`] makes a new one of a blocking one. Who is given a duplicate and takes
 //! O_NONBLOCK away again could still make a bounded wait last.
@@ -71,9 +71,9 @@ pub use info::{Child, Info, Infos, Kind, Sender};
 /// | nothing is pending, `try_wait` | [`WaitError::WouldBlock`] |
 /// | nothing came before the deadline, or another thread took it | [`WaitError::TimedOut`] |
 #[derive(Debug)]
-pub struct Signalfd(OwnedFd);
+pub struct SignalFd(OwnedFd);
 
-impl Signalfd {
+impl SignalFd {
     /// A new one for these signals, which the calling thread must have blocked: see
     /// [`Set::block`]. What is pending already is read from it too.
     ///
@@ -106,12 +106,12 @@ impl Signalfd {
     ///
     /// ```
     /// # use sinew::signal::{Set, Signal, Target};
-    /// # use sinew::signalfd::Signalfd;
+    /// # use sinew::signalfd::SignalFd;
     /// use sinew::wait::Waits;
     ///
     /// # let set = Set::from([Signal::USR1, Signal::USR2]);
     /// # let _blocked = set.block()?;
-    /// # let events = Signalfd::new(set)?;
+    /// # let events = SignalFd::new(set)?;
     /// # let own = Target::process(std::process::id());
     /// own.send(Signal::USR2)?;
     /// own.send(Signal::USR1)?;
@@ -146,7 +146,7 @@ impl Signalfd {
     }
 }
 
-impl Waits for Signalfd {
+impl Waits for SignalFd {
     type Waited = Info;
 
     fn wait_for(&self, wait: Wait<'_>) -> Result<Info, WaitError> {
@@ -154,9 +154,9 @@ impl Waits for Signalfd {
     }
 }
 
-/// A signalfd, read many signals at a time. Made by [`Signalfd::many`].
+/// A signalfd, read many signals at a time. Made by [`SignalFd::many`].
 #[derive(Clone, Copy, Debug)]
-pub struct Many<'a, const N: usize>(&'a Signalfd);
+pub struct Many<'a, const N: usize>(&'a SignalFd);
 
 impl<const N: usize> Waits for Many<'_, N> {
     type Waited = Infos<N>;
@@ -166,19 +166,19 @@ impl<const N: usize> Waits for Many<'_, N> {
     }
 }
 
-impl AsFd for Signalfd {
+impl AsFd for SignalFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
-impl From<Signalfd> for OwnedFd {
-    fn from(signalfd: Signalfd) -> Self {
+impl From<SignalFd> for OwnedFd {
+    fn from(signalfd: SignalFd) -> Self {
         signalfd.0
     }
 }
 
-impl TryFrom<OwnedFd> for Signalfd {
+impl TryFrom<OwnedFd> for SignalFd {
     type Error = Error;
 
     /// Takes a signalfd that came from elsewhere. One that blocks is closed, and a new one with the

@@ -543,7 +543,12 @@ pub(super) static TABLE: [Facts; 37] = [
         atomicity: "events come in order; equal neighbours are merged, and an overflow is an event of its own",
         after_crash: "watches go with the descriptor",
         sources: &["inotify(7)"],
-        limits: FILES,
+        limits: &[
+            L::InotifyMaxUserInstances,
+            L::InotifyMaxUserWatches,
+            L::InotifyMaxQueuedEvents,
+            L::Nofile,
+        ],
         ..BASE
     },
     Facts {

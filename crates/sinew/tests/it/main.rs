@@ -11,6 +11,7 @@ mod file;
 mod file_lock;
 mod futex;
 mod inet;
+mod inotify;
 mod interop;
 mod mapping;
 mod mechanism;
@@ -47,6 +48,8 @@ fn main() -> ExitCode {
         .add(futex::TESTS, futex::ROLES)
         .add(file_lock::TESTS, file_lock::ROLES)
         .add(inet::TESTS, inet::ROLES)
+        .add(inotify::TESTS, inotify::ROLES)
+        .add(inotify::path::TESTS, inotify::path::ROLES)
         .add(interop::memory::TESTS, interop::memory::ROLES)
         .add(interop::pipes::TESTS, interop::pipes::ROLES)
         .add(interop::queues::TESTS, interop::queues::ROLES)

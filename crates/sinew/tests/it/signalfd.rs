@@ -9,7 +9,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::FdFlags;
 use sinew::signal::{Set, Signal, Target};
-use sinew::signalfd::{Child, Info, Kind, Sender, Signalfd};
+use sinew::signalfd::{Child, Info, Kind, Sender, SignalFd};
 use sinew::wait::{Interrupt, Wait, Waits};
 use sinew::{ErrorKind, WaitError};
 use sinew_testkit::{Link, Peer, Role, Skip, Test, roles, skip, steps, tests};
@@ -59,7 +59,7 @@ fn idle(time: Duration) {
 
 fn waiter(link: &Link) {
     let _blocked = Set::from(rt(0)).block().unwrap();
-    let events = Signalfd::new(rt(0)).unwrap();
+    let events = SignalFd::new(rt(0)).unwrap();
     link.say("waits");
     let info = events.wait().unwrap();
     let sender = info.sender().unwrap();
@@ -67,18 +67,18 @@ fn waiter(link: &Link) {
 }
 
 fn what_is_not_blocked_is_refused() -> Result<(), Skip> {
-    let error = Signalfd::new(Signal::USR1).unwrap_err();
+    let error = SignalFd::new(Signal::USR1).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     assert!(
         error.to_string().contains("SIGUSR1") && error.to_string().contains("block()"),
         "{error}"
     );
     let _blocked = Set::from(Signal::USR1).block().unwrap();
-    Signalfd::new(Signal::USR1).unwrap();
-    let error = Signalfd::new([Signal::USR1, Signal::USR2]).unwrap_err();
+    SignalFd::new(Signal::USR1).unwrap();
+    let error = SignalFd::new([Signal::USR1, Signal::USR2]).unwrap_err();
     assert!(error.to_string().contains("does not block {SIGUSR2}"), "{error}");
     for set in [Set::new(), Signal::KILL.into(), Set::from([Signal::STOP, Signal::USR1])] {
-        assert_eq!(Signalfd::new(set).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(SignalFd::new(set).unwrap_err().kind(), ErrorKind::InvalidInput);
     }
     Ok(())
 }
@@ -86,7 +86,7 @@ fn what_is_not_blocked_is_refused() -> Result<(), Skip> {
 fn standard_signals_are_merged() -> Result<(), Skip> {
     let set = Set::from([Signal::USR1, Signal::USR2]);
     let _blocked = set.block().unwrap();
-    let events = Signalfd::new(set).unwrap();
+    let events = SignalFd::new(set).unwrap();
     own().queue(Signal::USR1, 1).unwrap();
     for value in 2..100_i32 {
         own().queue(Signal::USR1, value).unwrap();
@@ -108,7 +108,7 @@ fn standard_signals_are_merged() -> Result<(), Skip> {
 fn signals_of_one_read_come_in_the_kernels_order() -> Result<(), Skip> {
     let set = Set::from([Signal::TERM, rt(0), rt(1)]);
     let _blocked = set.block().unwrap();
-    let events = Signalfd::new(set).unwrap();
+    let events = SignalFd::new(set).unwrap();
     for value in 0..3_i32 {
         own().queue(rt(1), value).unwrap();
         own().queue(rt(0), value).unwrap();
@@ -124,7 +124,7 @@ fn signals_of_one_read_come_in_the_kernels_order() -> Result<(), Skip> {
 
 fn a_signal_is_one_system_call_and_many_are_too() -> Result<(), Skip> {
     let _blocked = Set::from(rt(0)).block().unwrap();
-    let events = Signalfd::new(rt(0)).unwrap();
+    let events = SignalFd::new(rt(0)).unwrap();
     let one = steps::measure(2, || {
         for _ in 0..16 {
             own().queue(rt(0), 1).unwrap();
@@ -144,7 +144,7 @@ fn a_signal_is_one_system_call_and_many_are_too() -> Result<(), Skip> {
 
 fn a_bounded_wait_ends() -> Result<(), Skip> {
     let _blocked = Set::from(rt(0)).block().unwrap();
-    let events = Signalfd::new(rt(0)).unwrap();
+    let events = SignalFd::new(rt(0)).unwrap();
     assert_eq!(events.try_wait(), Err(WaitError::WouldBlock));
     let start = Instant::now();
     assert_eq!(events.wait_timeout(SHORT), Err(WaitError::TimedOut));
@@ -158,7 +158,7 @@ fn a_bounded_wait_ends() -> Result<(), Skip> {
 
 fn an_interrupt_ends_a_wait() -> Result<(), Skip> {
     let _blocked = Set::from(rt(0)).block().unwrap();
-    let events = Signalfd::new(rt(0)).unwrap();
+    let events = SignalFd::new(rt(0)).unwrap();
     let stop = Interrupt::new().unwrap();
     std::thread::scope(|s| {
         let waits = s.spawn(|| events.wait_for(Wait::timeout(LONG).interrupted_by(&stop)));
@@ -181,7 +181,7 @@ fn a_wait_sleeps_until_the_peer_sends() -> Result<(), Skip> {
 
 fn of_many_readers_one_has_it_and_none_hangs() -> Result<(), Skip> {
     let _blocked = Set::from(rt(0)).block().unwrap();
-    let events = Signalfd::new(rt(0)).unwrap();
+    let events = SignalFd::new(rt(0)).unwrap();
     let taken = AtomicUsize::new(0);
     const SENT: usize = 200;
     std::thread::scope(|s| {
@@ -224,7 +224,7 @@ fn a_blocking_one_is_replaced() -> Result<(), Skip> {
     let _blocked = set.with(Signal::USR2).block().unwrap();
     let blocking = made_by_c(set, 0);
     let other = blocking.try_clone().unwrap();
-    let events = Signalfd::try_from(blocking).unwrap();
+    let events = SignalFd::try_from(blocking).unwrap();
     assert_eq!(events.try_wait(), Err(WaitError::WouldBlock));
     assert_eq!(events.wait_timeout(SHORT), Err(WaitError::TimedOut));
     assert!(!flags(&other).contains(OFlags::NONBLOCK), "the other one was left alone");
@@ -238,10 +238,10 @@ fn a_blocking_one_is_replaced() -> Result<(), Skip> {
     // One that does not block stays what it is.
     let kept = made_by_c(set, libc::SFD_NONBLOCK);
     let number = kept.as_raw_fd();
-    let kept = OwnedFd::from(Signalfd::try_from(kept).unwrap());
+    let kept = OwnedFd::from(SignalFd::try_from(kept).unwrap());
     assert_eq!(kept.as_raw_fd(), number);
     // Pending SIGUSR2 would strike at the end.
-    Signalfd::new(Signal::USR2).unwrap().wait().unwrap();
+    SignalFd::new(Signal::USR2).unwrap().wait().unwrap();
     Ok(())
 }
 
@@ -249,7 +249,7 @@ fn what_is_no_signalfd_is_refused() -> Result<(), Skip> {
     let (rx, _tx) = std::io::pipe().unwrap();
     let event = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
     for fd in [OwnedFd::from(rx), event] {
-        let error = Signalfd::try_from(fd).unwrap_err();
+        let error = SignalFd::try_from(fd).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Mismatch);
         assert!(error.to_string().contains("not a signalfd"), "{error}");
     }
@@ -258,7 +258,7 @@ fn what_is_no_signalfd_is_refused() -> Result<(), Skip> {
 
 fn it_is_pollable_close_on_exec_and_non_blocking() -> Result<(), Skip> {
     let _blocked = Set::from(rt(0)).block().unwrap();
-    let events = Signalfd::new(rt(0)).unwrap();
+    let events = SignalFd::new(rt(0)).unwrap();
     assert_eq!(rustix::io::fcntl_getfd(&events).unwrap(), FdFlags::CLOEXEC);
     assert!(flags(&events).contains(OFlags::NONBLOCK));
     let mut fds = [PollFd::from_borrowed_fd(events.as_fd(), PollFlags::IN)];
@@ -272,7 +272,7 @@ fn it_is_pollable_close_on_exec_and_non_blocking() -> Result<(), Skip> {
 
 fn a_forked_child_reads_its_own() -> Result<(), Skip> {
     let _blocked = Set::from(rt(0)).block().unwrap();
-    let events = Signalfd::new(rt(0)).unwrap();
+    let events = SignalFd::new(rt(0)).unwrap();
     own().queue(rt(0), 1).unwrap();
     // SAFETY: one thread, which ends here.
     let pid = unsafe { libc::fork() };
@@ -296,7 +296,7 @@ fn a_forked_child_reads_its_own() -> Result<(), Skip> {
 
 fn a_thread_reads_what_was_sent_to_it_and_no_other_does() -> Result<(), Skip> {
     let _blocked = Set::from(rt(0)).block().unwrap();
-    let events = Signalfd::new(rt(0)).unwrap();
+    let events = SignalFd::new(rt(0)).unwrap();
     let (tx, rx) = std::sync::mpsc::channel();
     let (go, wait) = std::sync::mpsc::channel();
     std::thread::scope(|s| {
@@ -317,7 +317,7 @@ fn a_thread_reads_what_was_sent_to_it_and_no_other_does() -> Result<(), Skip> {
 
 fn what_becomes_of_a_child_is_told() -> Result<(), Skip> {
     let _blocked = Set::from(Signal::CHLD).block().unwrap();
-    let events = Signalfd::new(Signal::CHLD).unwrap();
+    let events = SignalFd::new(Signal::CHLD).unwrap();
     let mut child =
         Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
     let pid = child.id();
@@ -344,7 +344,7 @@ fn what_becomes_of_a_child_is_told() -> Result<(), Skip> {
 
 fn children_that_end_together_are_one_signal() -> Result<(), Skip> {
     let _blocked = Set::from(Signal::CHLD).block().unwrap();
-    let events = Signalfd::new(Signal::CHLD).unwrap();
+    let events = SignalFd::new(Signal::CHLD).unwrap();
     let mut children: Vec<_> = (0..5).map(|_| Command::new("true").spawn().unwrap()).collect();
     for child in &children {
         let pid = rustix::process::Pid::from_child(child);
@@ -362,7 +362,7 @@ fn children_that_end_together_are_one_signal() -> Result<(), Skip> {
 
 fn a_timer_tells_how_often_it_ran_out() -> Result<(), Skip> {
     let _blocked = Set::from(rt(1)).block().unwrap();
-    let events = Signalfd::new(rt(1)).unwrap();
+    let events = SignalFd::new(rt(1)).unwrap();
     // SAFETY: a sigevent is made of numbers, for which zero is a value.
     let mut event: libc::sigevent = unsafe { std::mem::zeroed() };
     event.sigev_notify = libc::SIGEV_SIGNAL;
@@ -392,7 +392,7 @@ const F_SETSIG: i32 = 10;
 
 fn a_ready_descriptor_is_told() -> Result<(), Skip> {
     let _blocked = Set::from(rt(2)).block().unwrap();
-    let events = Signalfd::new(rt(2)).unwrap();
+    let events = SignalFd::new(rt(2)).unwrap();
     let (rx, tx) = std::io::pipe().unwrap();
     let fd = rx.as_raw_fd();
     let own = std::process::id();
@@ -432,7 +432,7 @@ fn a_sender_that_lies_is_not_vouched_for() -> Result<(), Skip> {
     drop(peer);
     // As for the rest, they can.
     let _blocked = Set::from(rt(0)).block().unwrap();
-    let events = Signalfd::new(rt(0)).unwrap();
+    let events = SignalFd::new(rt(0)).unwrap();
     for code in [libc::SI_QUEUE, libc::SI_MESGQ, libc::SI_TIMER, libc::SI_ASYNCIO] {
         info.si_code = code;
         // SAFETY: the pid of this layout stands right after the three numbers and their padding.
@@ -453,7 +453,7 @@ fn no_descriptor_names_the_limit() -> Result<(), Skip> {
     let maximum = rustix::process::getrlimit(rustix::process::Resource::Nofile).maximum;
     let none = rustix::process::Rlimit { current: Some(0), maximum };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, none).unwrap();
-    let error = Signalfd::new(rt(0)).unwrap_err();
+    let error = SignalFd::new(rt(0)).unwrap_err();
     let back = rustix::process::Rlimit { current: maximum, maximum };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, back).unwrap();
     assert_eq!(error.kind(), ErrorKind::LimitReached);

@@ -183,7 +183,7 @@ fn child(code: i32, status: i32) -> Option<Child> {
     }
 }
 
-/// Signals that one call of [`Signalfd::many`](super::Signalfd::many) gave, in the order in which the
+/// Signals that one call of [`SignalFd::many`](super::SignalFd::many) gave, in the order in which the
 /// kernel gave them.
 #[derive(Clone, Debug)]
 pub struct Infos<const N: usize> {
