@@ -4,7 +4,9 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command reports this way")]
 
 mod ci;
+mod crash;
 mod loom;
+mod sabotage;
 mod tally;
 mod tidy;
 mod wakeups;
@@ -22,6 +24,8 @@ Checks:
   ci           every step of a hosted run, in order, stopping at the first failure
   ci STEP...   only these steps, in order
   loom         the models of the lock cores, in every interleaving; none of them may be missing
+  crash        a process is killed at every instruction, and the others must go on; --area NAME, --sample
+  sabotage     builds that are wrong on purpose: each must be noticed; NAME.., --sample, --list
   wakeups [--count N]
                N (1,000,000) wake-ups of each mechanism between two processes, none lost
   ci --list    the steps, with the line that repeats each by hand
@@ -29,11 +33,16 @@ Checks:
 `.ci/run` installs what a bare Debian machine lacks, then runs `cargo xtask ci`.";
 
 fn main() -> ExitCode {
+    if let Some(code) = sabotage::wrap() {
+        return code;
+    }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
     match words.as_slice() {
         ["tidy"] => tidy::command(&root()),
         ["loom", names @ ..] => loom::command(&root(), names),
+        ["crash", words @ ..] => crash::command(&root(), words),
+        ["sabotage", words @ ..] => sabotage::command(&root(), words),
         ["wakeups", arguments @ ..] => wakeups::command(&root(), arguments),
         ["ci", steps @ ..] => ci::command(&root(), steps),
         [] | ["help" | "--help" | "-h"] => {

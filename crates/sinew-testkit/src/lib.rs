@@ -9,6 +9,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a test process reports this way")]
 
 pub mod census;
+pub mod crash;
 pub mod peer;
 pub mod steps;
 pub mod suite;

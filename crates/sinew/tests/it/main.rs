@@ -4,6 +4,7 @@
 
 mod anonymous;
 mod command;
+mod crash;
 mod eventfd;
 mod fd;
 mod fifo;
@@ -38,9 +39,13 @@ mod wakeups;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
+    if let Some(code) = crash::command() {
+        return code;
+    }
     sinew_testkit::Suite::new()
         .add(anonymous::TESTS, anonymous::ROLES)
         .add(command::TESTS, command::ROLES)
+        .add(crash::TESTS, crash::ROLES)
         .add(fd::TESTS, fd::ROLES)
         .add(eventfd::TESTS, eventfd::ROLES)
         .add(fifo::TESTS, fifo::ROLES)
