@@ -86,6 +86,7 @@
 //! | to sleep until a word in shared memory changes | [`futex`] |
 //! | a counter that processes take from, waiting while it is zero; also with C, Python and Java | [`posix_sem`] |
 //! | to know for certain whether a process lives, and how a child ended | [`pidfd`] |
+//! | several counters changed in one step, given back when their holder dies | [`sysv_sem`] |
 //! | to wait for many of these at once, without threads | [`poller`] |
 //! | to ring a bell in an event loop, or hand out tickets | [`eventfd`] |
 //! | a time that comes, once or again and again, in an event loop | [`timerfd`] |
@@ -109,6 +110,8 @@
 //!   [`memfd`], [`posix_shm`], [`sysv_shm`], [`file`](mod@file), [`anonymous`].
 //! - **Another process**: [`command`], [`process_vm`], [`ptrace`], [`fd`], [`pidfd`].
 //! - **Who goes, and who waits**: [`futex`], [`posix_sem`], [`file_lock`].
+//! - **Another process**: [`command`], [`process_vm`], [`ptrace`], [`fd`].
+//! - **Who goes, and who waits**: [`futex`], [`posix_sem`], [`sysv_sem`].
 //! - **Something happened**: [`poller`], [`signal`], [`signalfd`], [`eventfd`], [`timerfd`].
 //! - **Who goes, and who waits**: [`futex`], [`posix_sem`], [`file_lock`], [`pidfile`].
 //! - **Something happened**: [`poller`], [`signal`], [`signalfd`], [`eventfd`], [`timerfd`].
@@ -176,6 +179,12 @@
 //! It serialises nothing, connects no other hosts and runs no event loop. Locks in memory, System V semaphores,
 //! netlink and a channel over shared memory have names in [`Mechanism`] and no module yet.
 //! pidfds, netlink and a channel over shared memory have names in [`Mechanism`] and no module yet.
+//! It serialises nothing, connects no other hosts and runs no event loop. Locks, pidfds, netlink and
+//! a channel over shared memory have names in [`Mechanism`] and no module yet.
+//! It serialises nothing, connects no other hosts and runs no event loop. Locks, semaphores, event
+//! It serialises nothing, connects no other hosts and runs no event loop. Locks in memory, semaphores, futexes, event
+//! descriptors, pidfds, netlink and a channel over shared memory have names in [`Mechanism`] and no module
+//! yet.
 
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
@@ -188,7 +197,7 @@ mod process;
 mod share;
 mod sync;
 mod syscall;
-mod sysv_key;
+mod sysv;
 
 pub mod error;
 pub mod kernel;
@@ -200,7 +209,7 @@ pub use copy::{fifo, inet, pipe, posix_mq, splice, sysv_mq, unix};
 pub use event::{eventfd, inotify, poller, signal, signalfd, timerfd};
 pub use process::{command, fd, pidfd, process_vm, ptrace};
 pub use share::{anonymous, file, mapping, memfd, posix_shm, sysv_shm};
-pub use sync::{file_lock, futex, pidfile, posix_sem};
+pub use sync::{file_lock, futex, pidfile, posix_sem, sysv_sem};
 
 pub use error::{Error, ErrorKind, LockError, RecvError, Result, SendError, Stop, WaitError};
 pub use mechanism::Mechanism;

@@ -227,6 +227,52 @@ pub(crate) fn drive_by_naps<T>(
     drive_or_nap(None, wait, attempt)
 }
 
+/// How long one attempt of a call with a time-out may sleep inside the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Span {
+    /// Until it is done.
+    Forever,
+    /// So long; EAGAIN then.
+    AtMost(Duration),
+    /// Not at all: EAGAIN instead.
+    Never,
+}
+
+/// How often an interrupt is looked at during a call that waits for nothing else.
+const LOOK: Duration = Duration::from_millis(1);
+
+/// Runs `attempt` for what cannot be polled but takes a time-out (System V semaphores). An unbounded
+/// or bounded wait is one system call; one that can be interrupted is one each millisecond.
+#[inline]
+pub(crate) fn drive_by_spans<T>(
+    wait: Wait<'_>,
+    mut attempt: impl FnMut(Span) -> Result<T, Errno>,
+) -> Result<T, Stop> {
+    loop {
+        wait.check_interrupt()?;
+        let (span, over) = match wait.left() {
+            Ok(None) if wait.interrupt.is_none() => (Span::Forever, None),
+            Ok(left) => {
+                let look = wait.interrupt.map(|_| LOOK);
+                let span = left.into_iter().chain(look).min().unwrap_or(LOOK);
+                (Span::AtMost(span), None)
+            }
+            // A deadline in the past still makes one attempt.
+            Err(over) => (Span::Never, Some(over)),
+        };
+        match attempt(span) {
+            Ok(done) => return Ok(done),
+            Err(Errno::INTR) => {}
+            Err(Errno::AGAIN) => {
+                if let Some(over) = over {
+                    return Err(over);
+                }
+            }
+            Err(errno) => return Err(Stop::Os(errno.raw_os_error())),
+        }
+    }
+}
+
 #[inline(always)]
 fn drive_or_nap<T>(
     watched: Option<(BorrowedFd<'_>, PollFlags)>,

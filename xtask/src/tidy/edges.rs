@@ -20,7 +20,7 @@ const MODULES: &[(&str, &[&str])] = &[
     ("mechanism", &["error", "limits"]),
     ("limits", &["error", "kernel", "mechanism"]),
     ("wait", &["error", "kernel"]),
-    ("sysv_key", &["error"]),
+    ("sysv", &["error"]),
     ("syscall", &[]),
     ("fork", &["kernel"]),
     ("copy", BASE),
@@ -28,14 +28,14 @@ const MODULES: &[(&str, &[&str])] = &[
     // What is guarded, and what guards it, live in shared memory.
     (
         "sync",
-        &["error", "fork", "kernel", "limits", "mechanism", "share", "syscall", "sysv_key", "wait"],
+        &["error", "fork", "kernel", "limits", "mechanism", "share", "syscall", "sysv", "wait"],
     ),
     ("event", BASE),
     // A child is given listening sockets; its end is an event, and is told by signals.
-    ("process", &["copy", "event", "error", "kernel", "limits", "mechanism", "sysv_key", "wait"]),
+    ("process", &["copy", "event", "error", "kernel", "limits", "mechanism", "sysv", "wait"]),
 ];
 const BASE: &[&str] =
-    &["error", "fork", "kernel", "limits", "mechanism", "syscall", "sysv_key", "wait"];
+    &["error", "fork", "kernel", "limits", "mechanism", "syscall", "sysv", "wait"];
 
 /// What `lib.rs` gives a second name at the root of the library.
 const RENAMED: &[(&str, &str)] = &[

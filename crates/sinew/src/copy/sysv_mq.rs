@@ -44,7 +44,6 @@
 #![allow(unsafe_code, reason = "neither std nor rustix has System V queues; libc does")]
 
 use std::ffi::{c_int, c_long};
-use std::io;
 use std::ops::Deref;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -53,13 +52,14 @@ use rustix::io::Errno;
 use crate::error::{Error, ErrorKind, RecvError, Result, SendError, Stop};
 use crate::mechanism::Mechanism;
 use crate::syscall;
+use crate::sysv::last_errno;
 use crate::wait::{Mode, Receives, Sends, Wait, drive_by_naps};
 
 mod message;
 mod options;
 mod status;
 
-pub use crate::sysv_key::Key;
+pub use crate::sysv::Key;
 pub use message::Message;
 use message::{STACK, body_of, in_kept_room, on_stack};
 pub use options::Options;
@@ -574,9 +574,4 @@ fn longest() -> usize {
     // signature; `info` is one, and borrowed for the call.
     let done = unsafe { libc::msgctl(0, libc::IPC_INFO, (&raw mut info).cast()) };
     if done < 0 { usize::MAX } else { usize::try_from(info.msgmax).unwrap_or(usize::MAX) }
-}
-
-#[cold]
-fn last_errno() -> Errno {
-    Errno::from_raw_os_error(io::Error::last_os_error().raw_os_error().unwrap_or(0))
 }

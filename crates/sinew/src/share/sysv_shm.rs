@@ -35,11 +35,10 @@
 
 use std::ffi::c_int;
 use std::fs;
-use std::io;
 use std::mem::MaybeUninit;
 use std::ops::Deref;
 use std::ptr::NonNull;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rustix::io::Errno;
 use rustix::param::page_size;
@@ -49,8 +48,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::limits::Limit;
 use crate::mapping::{self, Huge, Mapping, explain};
 use crate::mechanism::Mechanism;
+use crate::sysv::{self, Permissions, last_errno, process};
 
-pub use crate::sysv_key::Key;
+pub use crate::sysv::Key;
 
 const MECHANISM: Mechanism = Mechanism::SysvShm;
 /// Pages from the pool of huge ones (`linux/shm.h`).
@@ -352,28 +352,20 @@ impl Segment {
     /// # Errors
     /// [`Closed`](ErrorKind::Closed) if there is none any more;
     /// [`PermissionDenied`](ErrorKind::PermissionDenied).
-    #[allow(clippy::useless_conversion, reason = "the mode is as wide only on some architectures")]
     pub fn status(&self) -> Result<Status> {
         let raw = self.stat().map_err(|errno| self.error("look at", errno))?;
-        // Zero says never.
-        let time = |t: libc::time_t| {
-            let seconds = u64::try_from(t).ok().filter(|t| *t != 0)?;
-            SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
-        };
-        let process = |pid: libc::pid_t| u32::try_from(pid).ok().filter(|pid| *pid != 0);
-        let perm = &raw.shm_perm;
-        let mode = u32::from(perm.mode);
+        let perm = Permissions::from(&raw.shm_perm);
         Ok(Status {
-            key: Key::new(perm.__key),
-            owner: (perm.uid, perm.gid),
-            creator: (perm.cuid, perm.cgid),
-            mode: mode & 0o777,
+            key: perm.key,
+            owner: perm.owner,
+            creator: perm.creator,
+            mode: perm.mode & 0o777,
             size: raw.shm_segsz as u64,
             attached: raw.shm_nattch,
-            removed: mode & SHM_DEST != 0,
-            last_attach: time(raw.shm_atime),
-            last_detach: time(raw.shm_dtime),
-            changed: time(raw.shm_ctime),
+            removed: perm.mode & SHM_DEST != 0,
+            last_attach: sysv::time(raw.shm_atime),
+            last_detach: sysv::time(raw.shm_dtime),
+            changed: sysv::time(raw.shm_ctime),
             created_by: process(raw.shm_cpid),
             last_used_by: process(raw.shm_lpid),
         })
@@ -438,8 +430,4 @@ fn page_of(base: NonNull<u8>) -> usize {
     let size = lines.find_map(|line| line.strip_prefix("KernelPageSize:"));
     let kb = size.and_then(|size| size.trim().strip_suffix(" kB")?.parse::<usize>().ok());
     kb.map_or(ordinary, |kb| kb * 1024)
-}
-
-fn last_errno() -> Errno {
-    Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)
 }

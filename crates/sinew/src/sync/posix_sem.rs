@@ -38,7 +38,8 @@
 //!
 //! # When a process dies
 //! At any instruction: the value is as it left it. What a dead process took it never gives back, and
-//! nobody is told: a semaphore has no owner. A waiter that is killed stays counted among those who sleep, so that each post makes a
+//! nobody is told: a semaphore has no owner. Where that matters use [`sysv_sem`](crate::sysv_sem) with
+//! undo. A waiter that is killed stays counted among those who sleep, so that each post makes a
 //! system call it need not make; nothing else comes of that. If it was killed after it was woken, the
 //! token is for the next who asks, and one who sleeps finds it within about a second, earlier if
 //! somebody posts.

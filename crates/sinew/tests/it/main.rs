@@ -30,6 +30,7 @@ mod signal;
 mod signalfd;
 mod splice;
 mod sysv_mq;
+mod sysv_sem;
 mod sysv_shm;
 mod timerfd;
 mod unix;
@@ -77,6 +78,7 @@ fn main() -> ExitCode {
         .add(ptrace::TESTS, ptrace::ROLES)
         .add(splice::TESTS, splice::ROLES)
         .add(sysv_mq::TESTS, sysv_mq::ROLES)
+        .add(sysv_sem::TESTS, sysv_sem::ROLES)
         .add(sysv_shm::TESTS, sysv_shm::ROLES)
         .add(timerfd::TESTS, timerfd::ROLES)
         .add(unix::TESTS, unix::ROLES)

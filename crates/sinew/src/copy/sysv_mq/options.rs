@@ -6,10 +6,11 @@ use std::ffi::c_int;
 
 use rustix::io::Errno;
 
-use super::{Key, Queue, last_errno};
+use super::{Key, Queue};
 use crate::error::{Error, ErrorKind, Result};
 use crate::limits::Limit;
 use crate::mechanism::Mechanism;
+use crate::sysv::last_errno;
 
 /// How to create or open a queue.
 ///

@@ -3,13 +3,14 @@
 #![allow(unsafe_code, reason = "neither std nor rustix has System V queues; libc does")]
 
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use rustix::io::Errno;
 
-use super::{Key, Queue, last_errno};
+use super::{Key, Queue};
 use crate::error::{ErrorKind, Result};
 use crate::limits::Limit;
+use crate::sysv::{self, Permissions, last_errno, process};
 
 /// What a queue is and holds, and who used it (IPC_STAT).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,28 +47,21 @@ impl Queue {
     /// # Errors
     /// [`Closed`](ErrorKind::Closed) if it was removed;
     /// [`PermissionDenied`](ErrorKind::PermissionDenied).
-    #[allow(clippy::useless_conversion, reason = "the mode is as wide only on some architectures")]
     pub fn status(&self) -> Result<Status> {
         let raw = self.stat().map_err(|errno| self.error("look at", errno))?;
         let size = |n: u64| usize::try_from(n).unwrap_or(usize::MAX);
-        // Zero says never.
-        let time = |t: libc::time_t| {
-            let seconds = u64::try_from(t).ok().filter(|t| *t != 0)?;
-            SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds))
-        };
-        let process = |pid: libc::pid_t| u32::try_from(pid).ok().filter(|pid| *pid != 0);
-        let perm = &raw.msg_perm;
+        let perm = Permissions::from(&raw.msg_perm);
         Ok(Status {
-            key: Key::new(perm.__key),
-            owner: (perm.uid, perm.gid),
-            creator: (perm.cuid, perm.cgid),
-            mode: u32::from(perm.mode) & 0o777,
+            key: perm.key,
+            owner: perm.owner,
+            creator: perm.creator,
+            mode: perm.mode & 0o777,
             messages: size(raw.msg_qnum),
             bytes: size(raw.__msg_cbytes),
             capacity: size(raw.msg_qbytes),
-            last_send: time(raw.msg_stime),
-            last_recv: time(raw.msg_rtime),
-            changed: time(raw.msg_ctime),
+            last_send: sysv::time(raw.msg_stime),
+            last_recv: sysv::time(raw.msg_rtime),
+            changed: sysv::time(raw.msg_ctime),
             last_sender: process(raw.msg_lspid),
             last_receiver: process(raw.msg_lrpid),
         })

@@ -1,4 +1,4 @@
-//! The keys of System V objects: queues, segments and semaphore sets have numbers for names.
+//! The keys of System V objects.
 
 use std::fmt;
 use std::fs;
