@@ -32,6 +32,7 @@ mod splice;
 mod sysv_mq;
 mod sysv_sem;
 mod sysv_shm;
+mod task_queue;
 mod timerfd;
 mod unix;
 mod wait;
@@ -80,6 +81,7 @@ fn main() -> ExitCode {
         .add(sysv_mq::TESTS, sysv_mq::ROLES)
         .add(sysv_sem::TESTS, sysv_sem::ROLES)
         .add(sysv_shm::TESTS, sysv_shm::ROLES)
+        .add(task_queue::TESTS, task_queue::ROLES)
         .add(timerfd::TESTS, timerfd::ROLES)
         .add(unix::TESTS, unix::ROLES)
         .add(unix::binding::TESTS, unix::binding::ROLES)
