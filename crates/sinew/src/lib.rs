@@ -92,6 +92,8 @@
 //! | a time that comes, once or again and again, in an event loop | [`timerfd`] |
 //! | one process at a time in a file, or in a part of it | [`file_lock`] |
 //! | one process of a kind at a time, and its number | [`pidfile`] |
+//! | several processes to start each step together, and to know who died | [`barrier`] |
+//! | one process to set something up, and the others to wait for it | [`once`] |
 //! | a child that finds a descriptor under a number, and ends with its parent | [`command`] |
 //! | to look into, or change, another process's memory | [`process_vm`] |
 //! | to stop another process, step it, see its system calls | [`ptrace`] |
@@ -108,15 +110,11 @@
 //!   [`splice`].
 //! - **Pages in two processes**: [`mapping`], the one owner of mapped memory, and what makes it:
 //!   [`memfd`], [`posix_shm`], [`sysv_shm`], [`file`](mod@file), [`anonymous`].
+//! - **Who goes, and who waits**: [`once`], [`barrier`], [`posix_sem`], [`file_lock`], [`pidfile`],
+//!   [`futex`], [`sysv_sem`].
+//! - **Something happened**: [`poller`], [`signal`], [`signalfd`], [`eventfd`], [`timerfd`],
+//!   [`inotify`].
 //! - **Another process**: [`command`], [`process_vm`], [`ptrace`], [`fd`], [`pidfd`].
-//! - **Who goes, and who waits**: [`futex`], [`posix_sem`], [`file_lock`].
-//! - **Another process**: [`command`], [`process_vm`], [`ptrace`], [`fd`].
-//! - **Who goes, and who waits**: [`futex`], [`posix_sem`], [`sysv_sem`].
-//! - **Something happened**: [`poller`], [`signal`], [`signalfd`], [`eventfd`], [`timerfd`].
-//! - **Who goes, and who waits**: [`futex`], [`posix_sem`], [`file_lock`], [`pidfile`].
-//! - **Something happened**: [`poller`], [`signal`], [`signalfd`], [`eventfd`], [`timerfd`].
-//! - **Another process**: [`command`], [`process_vm`], [`ptrace`], [`fd`].
-//! - **Something happened**: [`poller`], [`signal`], [`signalfd`], [`inotify`], [`eventfd`], [`timerfd`].
 //! - **For all of them**: [`wait`], the verbs; [`error`](mod@error); [`mechanism`], the names and the facts;
 //!   [`limits`], what this host allows; [`kernel`], what newer kernels have.
 //!
@@ -209,7 +207,7 @@ pub use copy::{fifo, inet, pipe, posix_mq, splice, sysv_mq, unix};
 pub use event::{eventfd, inotify, poller, signal, signalfd, timerfd};
 pub use process::{command, fd, pidfd, process_vm, ptrace};
 pub use share::{anonymous, file, mapping, memfd, posix_shm, sysv_shm};
-pub use sync::{file_lock, futex, pidfile, posix_sem, sysv_sem};
+pub use sync::{barrier, file_lock, futex, once, pidfile, posix_sem, sysv_sem};
 
 pub use error::{Error, ErrorKind, LockError, RecvError, Result, SendError, Stop, WaitError};
 pub use mechanism::Mechanism;

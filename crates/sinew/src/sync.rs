@@ -1,10 +1,13 @@
 //! Who goes, and who waits.
 
+pub mod barrier;
 pub mod file_lock;
 pub mod futex;
+pub mod once;
 pub mod pidfile;
+mod place;
 pub mod posix_sem;
-#[allow(dead_code, reason = "the first lock will use it")]
+#[allow(dead_code, reason = "each lock uses some of it")]
 pub(crate) mod robust;
 pub mod sysv_sem;
 #[allow(dead_code, reason = "each core uses some of the operations")]

@@ -435,7 +435,7 @@ pub(super) static TABLE: [Facts; 37] = [
         naming: &[Naming::Memory],
         lifetime: Lifetime::Memory,
         atomicity: "all go on, and exactly one of them is told that it is the last",
-        after_crash: "the others wait for the dead one for ever",
+        after_crash: "with that of pthreads the others wait for ever; with this library's all are told",
         sources: &["pthread_barrier_wait(3p)"],
         limits: &[],
         ..BASE

@@ -16,7 +16,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use crate::error::Stop;
-use crate::wait::{Wait, word};
+use crate::wait::Wait;
+use crate::wait::word::{self, Change};
 
 #[cfg(all(test, sinew_loom))]
 pub(crate) mod model;
@@ -49,6 +50,10 @@ pub(crate) trait Word {
 
     /// Wakes at most `count` of those who sleep on it.
     fn wake(&self, count: u32);
+
+    /// Changes the word and wakes at most `count` of those who sleep on it, in one step that a kill
+    /// does not divide.
+    fn change_and_wake(&self, change: Change, count: u32);
 
     /// What a loop does that waits for another without sleeping. A model runs the other.
     fn spin();
@@ -117,6 +122,11 @@ impl Word for AtomicU32 {
     fn wake(&self, count: u32) {
         // It can fail only on a bad address, and this is a reference.
         let _ = word::wake(self, count);
+    }
+
+    fn change_and_wake(&self, change: Change, count: u32) {
+        // As for `wake`.
+        let _ = word::change_and_wake(self, change, self, count);
     }
 
     #[inline]

@@ -106,6 +106,40 @@ pub(crate) fn lock_pi(word: &AtomicU32, private: bool, wait: Wait<'_>) -> Result
     }
 }
 
+/// Changes `target` and wakes at most `count` of those who sleep on `word`, in one step that a kill
+/// does not divide: nobody dies between the two (FUTEX_WAKE_OP).
+pub(crate) fn change_and_wake(
+    target: &AtomicU32,
+    change: Change,
+    word: &AtomicU32,
+    count: u32,
+) -> Result<(), Errno> {
+    let (op, argument) = match change {
+        Change::Set(value) => (futex::WakeOp::Set, value),
+        Change::Increment => (futex::WakeOp::Add, 1),
+        Change::ToBit(bit) => (futex::WakeOp::SetShift, bit),
+        Change::ClearBit(bit) => (futex::WakeOp::AndNShift, bit),
+    };
+    // If the old value of `target` compares so, one sleeper on it is woken too: never but for -1, and
+    // whoever is woken for nothing looks again.
+    let (compare, with) = (futex::WakeOpCmp::Eq, 0xFFF);
+    let (flags, count) = (flags(false), count.min(i32::MAX.unsigned_abs()));
+    futex::wake_op(word, flags, count, 0, target, op, compare, argument, with).map(drop)
+}
+
+/// What [`change_and_wake`] does to the target.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Change {
+    /// Stores a value of at most 2047.
+    Set(u16),
+    /// Stores the value that has only the bit of this number.
+    ToBit(u16),
+    /// Adds one, wrapping.
+    Increment,
+    /// Clears the bit of this number.
+    ClearBit(u16),
+}
+
 /// Wakes at most `count` of those who sleep on `word`, in any process. Gives how many were woken.
 pub(crate) fn wake(word: &AtomicU32, count: u32) -> Result<usize, Errno> {
     futex::wake(word, flags(false), count.min(i32::MAX.unsigned_abs()))

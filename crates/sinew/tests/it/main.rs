@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test says what it expects by unwrapping")]
 
 mod anonymous;
+mod barrier;
 mod command;
 mod crash;
 mod eventfd;
@@ -17,6 +18,7 @@ mod interop;
 mod mapping;
 mod mechanism;
 mod memfd;
+mod once;
 mod pidfd;
 mod pidfile;
 mod pipe;
@@ -46,6 +48,7 @@ fn main() -> ExitCode {
     }
     sinew_testkit::Suite::new()
         .add(anonymous::TESTS, anonymous::ROLES)
+        .add(barrier::TESTS, barrier::ROLES)
         .add(command::TESTS, command::ROLES)
         .add(crash::TESTS, crash::ROLES)
         .add(fd::TESTS, fd::ROLES)
@@ -66,6 +69,7 @@ fn main() -> ExitCode {
         .add(memfd::TESTS, memfd::ROLES)
         .add(pidfd::TESTS, pidfd::ROLES)
         .add(pidfile::TESTS, pidfile::ROLES)
+        .add(once::TESTS, once::ROLES)
         .add(pipe::TESTS, pipe::ROLES)
         .add(pipe::packet::TESTS, pipe::packet::ROLES)
         .add(pipe::sigpipe::TESTS, pipe::sigpipe::ROLES)

@@ -12,7 +12,9 @@ use std::time::Duration;
 use loom::sync::{Condvar, Mutex};
 
 use crate::error::Stop;
+use crate::sync::robust::{OWNER_DIED, TID_MASK, WAITERS};
 use crate::wait::Wait;
+use crate::wait::word::Change;
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -28,6 +30,21 @@ impl Word {
             value: loom::sync::atomic::AtomicU32::new(value),
             queue: Mutex::new(()),
             bell: Condvar::new(),
+        }
+    }
+}
+
+impl Word {
+    /// What the kernel does with a robust word when the thread that has it dies.
+    pub(crate) fn owner_dies(&self, tid: u32) {
+        let mut seen = self.value.load(Ordering::SeqCst);
+        while seen & TID_MASK == tid {
+            let left = seen & WAITERS | OWNER_DIED;
+            match self.value.compare_exchange(seen, left, Ordering::SeqCst, Ordering::SeqCst) {
+                Ok(_) if seen & WAITERS != 0 => return super::Word::wake(self, 1),
+                Ok(_) => return,
+                Err(now) => seen = now,
+            }
         }
     }
 }
@@ -95,6 +112,17 @@ impl super::Word for Word {
             }
         }
         drop(queue);
+    }
+
+    fn change_and_wake(&self, change: Change, count: u32) {
+        // Readers that do not sleep see the change on its own, so this order is no stronger.
+        let _before = match change {
+            Change::Set(value) => self.value.swap(u32::from(value), Ordering::SeqCst),
+            Change::ToBit(bit) => self.value.swap(1 << bit, Ordering::SeqCst),
+            Change::Increment => self.value.fetch_add(1, Ordering::SeqCst),
+            Change::ClearBit(bit) => self.value.fetch_and(!(1 << bit), Ordering::SeqCst),
+        };
+        super::Word::wake(self, count);
     }
 
     fn spin() {
