@@ -174,15 +174,8 @@
 //! ([`kernel::Feature`]); `SINEW_WITHOUT=all` in the environment forces every fallback.
 //!
 //! # What it does not do
-//! It serialises nothing, connects no other hosts and runs no event loop. Locks in memory, System V semaphores,
-//! netlink and a channel over shared memory have names in [`Mechanism`] and no module yet.
-//! pidfds, netlink and a channel over shared memory have names in [`Mechanism`] and no module yet.
-//! It serialises nothing, connects no other hosts and runs no event loop. Locks, pidfds, netlink and
-//! a channel over shared memory have names in [`Mechanism`] and no module yet.
-//! It serialises nothing, connects no other hosts and runs no event loop. Locks, semaphores, event
-//! It serialises nothing, connects no other hosts and runs no event loop. Locks in memory, semaphores, futexes, event
-//! descriptors, pidfds, netlink and a channel over shared memory have names in [`Mechanism`] and no module
-//! yet.
+//! It serialises nothing, connects no other hosts and runs no event loop. Locks in memory, netlink and a channel
+//! over shared memory have names in [`Mechanism`] and no module yet.
 
 #![deny(unsafe_code)]
 #![deny(missing_docs)]

@@ -110,6 +110,12 @@ pub(crate) fn take(
         let order = Acquire;
         #[cfg(sabotage = "semaphore-unordered")]
         let order = Ordering::Relaxed;
+        // Broken: takes what it saw a moment ago, and another may have.
+        #[cfg(sabotage = "semaphore-unchecked")]
+        if now > left {
+            count.sub(now - left);
+            return Ok(());
+        }
         // Pairs with the release of the post, as in `try_take`.
         match count.exchange(now, left, order) {
             Ok(_) => {
@@ -151,9 +157,6 @@ pub(crate) fn post(count: &impl Count, n: u32) -> Result<(), Refused> {
     }
     // The number of waiters is of the very state that got the tokens: who is not in it finds them.
     let waiters = waiters_of(now);
-    // Broken: wakes only who slept at the value zero.
-    #[cfg(sabotage = "semaphore-first-only")]
-    let waiters = if value_of(now) == 0 { waiters } else { 0 };
     let woken = n.min(waiters);
     if woken > 0 {
         wake_some(count, woken);
