@@ -1,4 +1,4 @@
-//! Measures every data-carrying Linux IPC mechanism between two real processes.
+//! Measures every Linux IPC mechanism between two real processes.
 //!
 //! A run has a supervisor and, for each row, two workers: the program starts itself twice, so its
 //! `main` calls [`worker_main`] first. The supervisor measures nothing; it watches, so that a
@@ -16,30 +16,40 @@
     reason = "counts and nanoseconds become quotients of three digits"
 )]
 
+mod alone;
+mod board;
 mod bulk;
 mod calls;
 mod carrier;
+mod children;
 mod cpu;
+mod events;
 mod floor;
 mod host;
 mod input;
 mod job;
 mod kernel;
 mod link;
+mod locks;
 mod memory;
 mod messages;
 mod pair;
+mod pairs;
+mod parties;
 mod payload;
 mod plan;
 mod policy;
+mod process;
 pub mod report;
 mod rundir;
+mod sections;
 pub mod settings;
 mod shared;
 mod signals;
 mod stats;
 mod supervisor;
 mod trouble;
+mod turns;
 mod worker;
 
 use std::process::ExitCode;

@@ -7,17 +7,16 @@ use sha2::{Digest, Sha256};
 use crate::carrier::Carrier;
 use crate::job::{Done, Job, Measured, Order, Outcome, Through};
 use crate::link::Link;
+use crate::pairs::{self, Batch, Runs};
 use crate::payload::{Payload, Source};
 use crate::settings::Work;
-use crate::stats::{self, Samples};
+use crate::stats::Samples;
 use crate::trouble::Trouble;
 use crate::{calls, cpu};
 
 /// A stream's sample is the time of so many messages, averaged over a batch, so that messages of a
 /// few nanoseconds keep their digits.
 const STREAM_UNIT: u64 = 1000;
-/// The most messages of a batch.
-const BATCH_MAX: u64 = 1 << 20;
 
 /// What a row runs on: the job, the line to the other side, the payload.
 #[derive(Clone, Copy)]
@@ -32,7 +31,7 @@ pub(crate) struct Row<'a> {
 pub(crate) fn drive<L: Carrier, F: Carrier>(
     row: Row<'_>,
     library: &mut L,
-    mut floor: Option<&mut F>,
+    floor: Option<&mut F>,
 ) -> Result<Measured, Trouble> {
     let mut measured = Measured { unit: 1, ..Measured::default() };
     if row.job.work == Work::Stream {
@@ -42,170 +41,141 @@ pub(crate) fn drive<L: Carrier, F: Carrier>(
         verify(row, library, &mut measured)?;
         count_calls(row, library)?;
     }
-    let mut batches = Batches::new(row);
-    let count = batches.calibrate(library)?;
-    if let Some(floor) = floor.as_deref_mut() {
-        batches.run(floor, Through::Floor, count)?;
-    }
-    for pair in 0..row.job.pairs {
-        // The order alternates, so that drift favours neither.
-        let floor_first = pair % 2 == 1;
-        let mut floor_ns = None;
-        if floor_first && let Some(floor) = floor.as_deref_mut() {
-            floor_ns = Some(batches.run(floor, Through::Floor, count)?.typical_ns);
-        }
-        let batch = batches.run(library, Through::Library, count)?;
-        batches.record(&mut measured, &batch, count);
-        if !floor_first && let Some(floor) = floor.as_deref_mut() {
-            floor_ns = Some(batches.run(floor, Through::Floor, count)?.typical_ns);
-        }
-        if let Some(floor_ns) = floor_ns {
-            measured.ratios.push(batch.typical_ns / floor_ns);
-        }
-    }
+    let mut batches = Batches {
+        row,
+        library,
+        floor,
+        reply: vec![0; row.job.size],
+        times: Vec::new(),
+        samples: Samples::new(),
+    };
+    pairs::run(row.job, &mut batches, &mut measured)?;
     row.link.say(&Order::End)?;
     measured.samples = batches.samples.to_pairs();
     Ok(measured)
 }
 
-/// What one batch gave.
-struct Batch {
-    /// Time of one message: the median of round trips, the mean of a stream.
-    typical_ns: f64,
-    elapsed_ns: u64,
-    near_cpu_ns: u64,
-    near_faults: u64,
-    far: Done,
-}
-
-struct Batches<'a> {
+struct Batches<'a, L, F> {
     row: Row<'a>,
+    library: &'a mut L,
+    floor: Option<&'a mut F>,
     reply: Vec<u8>,
     times: Vec<u64>,
     samples: Samples,
 }
 
-impl<'a> Batches<'a> {
-    fn new(row: Row<'a>) -> Self {
-        Self { row, reply: vec![0; row.job.size], times: Vec::new(), samples: Samples::new() }
+impl<L: Carrier, F: Carrier> Runs for Batches<'_, L, F> {
+    fn has_floor(&self) -> bool {
+        self.floor.is_some()
     }
 
-    /// Warms up, and finds how many messages a batch of the wanted time has.
-    fn calibrate<L: Carrier>(&mut self, library: &mut L) -> Result<u64, Trouble> {
-        let target = self.row.job.batch_ns;
-        let mut count = 2;
-        loop {
-            let batch = self.run(library, Through::Library, count)?;
-            let elapsed = batch.elapsed_ns.max(1);
-            if elapsed * 3 >= target || count >= BATCH_MAX {
-                let fitting = (count as f64 * target as f64 / elapsed as f64) as u64;
-                return Ok(fitting.clamp(2, BATCH_MAX));
-            }
-            count *= 4;
-        }
-    }
-
-    fn run<C: Carrier>(
-        &mut self,
-        carrier: &mut C,
-        through: Through,
-        count: u64,
-    ) -> Result<Batch, Trouble> {
-        match self.row.job.work {
-            Work::Stream => self.stream(carrier, through, count),
-            Work::RoundTrip | Work::Bulk => self.round_trips(carrier, through, count),
-        }
-    }
-
-    fn round_trips<C: Carrier>(
-        &mut self,
-        carrier: &mut C,
-        through: Through,
-        count: u64,
-    ) -> Result<Batch, Trouble> {
-        let Row { job, link, payload, .. } = self.row;
-        self.times.clear();
-        self.times.reserve(usize::try_from(count).map_err(io::Error::other)?);
-        let mut hot = payload.hot(job.size);
-        link.say(&Order::Echo { through, count: count + 1 })?;
-        // The first one waits until the far side is there.
-        carrier.send(hot.message())?;
-        carrier.recv(&mut self.reply)?;
-        let (cpu_before, faults) = (cpu::cpu_ns(), cpu::faults());
-        let begin = cpu::now_ns();
-        let mut before = begin;
-        for _ in 0..count {
-            carrier.send(hot.message())?;
-            carrier.recv(&mut self.reply)?;
-            let now = cpu::now_ns();
-            self.times.push(now - before);
-            before = now;
-        }
-        let near_cpu_ns = cpu::cpu_ns() - cpu_before;
-        let near_faults = cpu::faults() - faults;
-        let far = self.done()?;
-        let elapsed_ns = before - begin;
-        let mut sorted: Vec<f64> = Vec::with_capacity(self.times.len());
-        sorted.extend(self.times.iter().map(|ns| *ns as f64));
-        Ok(Batch { typical_ns: stats::median(&sorted), elapsed_ns, near_cpu_ns, near_faults, far })
-    }
-
-    fn stream<C: Carrier>(
-        &mut self,
-        carrier: &mut C,
-        through: Through,
-        count: u64,
-    ) -> Result<Batch, Trouble> {
-        let Row { job, link, payload, .. } = self.row;
-        let window = job.window;
-        let mut hot = payload.hot(job.size);
-        link.say(&Order::Sink { through, count: count + 1, window })?;
-        let (cpu_before, faults) = (cpu::cpu_ns(), cpu::faults());
-        for sent in 1..=count + 1 {
-            carrier.send(hot.message())?;
-            if window != 0 && sent % window == 0 {
-                link.await_nod()?;
-            }
-        }
-        let near_cpu_ns = cpu::cpu_ns() - cpu_before;
-        let near_faults = cpu::faults() - faults;
-        let far = self.done()?;
-        let elapsed_ns = far.elapsed_ns;
-        Ok(Batch {
-            typical_ns: elapsed_ns as f64 / count as f64,
-            elapsed_ns,
-            near_cpu_ns,
-            near_faults,
-            far,
-        })
-    }
-
-    fn done(&self) -> Result<Done, Trouble> {
-        let done: Done = self.row.link.hear()?;
-        match done.trouble {
-            Some(trouble) => Err(Trouble::Fail(trouble)),
-            None => Ok(done),
+    fn batch(&mut self, through: Through, count: u64) -> Result<Batch, Trouble> {
+        let (row, reply, times) = (self.row, &mut self.reply, &mut self.times);
+        match (through, self.floor.as_deref_mut()) {
+            (Through::Library, _) => batch(row, self.library, through, count, reply, times),
+            (Through::Floor, Some(floor)) => batch(row, floor, through, count, reply, times),
+            (Through::Floor, None) => Err(no_floor().into()),
         }
     }
 
     fn record(&mut self, measured: &mut Measured, batch: &Batch, count: u64) {
-        match self.row.job.work {
-            Work::Stream => {
-                let ns = batch.elapsed_ns as f64 * STREAM_UNIT as f64 / count as f64;
-                self.samples.record(ns as u64);
-                measured.bytes += count * self.row.job.size as u64;
+        let size = self.row.job.size as u64;
+        if self.row.job.work == Work::Stream {
+            let ns = batch.elapsed_ns as f64 * STREAM_UNIT as f64 / count as f64;
+            self.samples.record(ns as u64);
+            measured.bytes += count * size;
+        } else {
+            for ns in &self.times {
+                self.samples.record(*ns);
             }
-            Work::RoundTrip | Work::Bulk => {
-                for ns in &self.times {
-                    self.samples.record(*ns);
-                }
-                measured.bytes += 2 * count * self.row.job.size as u64;
-            }
+            measured.bytes += 2 * count * size;
         }
-        measured.messages += count;
-        measured.elapsed_ns += batch.elapsed_ns;
-        measured.faults += batch.near_faults + batch.far.faults;
-        measured.cpu_ns += batch.near_cpu_ns + batch.far.cpu_ns;
+    }
+}
+
+fn batch<C: Carrier>(
+    row: Row<'_>,
+    carrier: &mut C,
+    through: Through,
+    count: u64,
+    reply: &mut [u8],
+    times: &mut Vec<u64>,
+) -> Result<Batch, Trouble> {
+    match row.job.work {
+        Work::Stream => stream(row, carrier, through, count),
+        _ => round_trips(row, carrier, through, count, reply, times),
+    }
+}
+
+fn round_trips<C: Carrier>(
+    row: Row<'_>,
+    carrier: &mut C,
+    through: Through,
+    count: u64,
+    reply: &mut [u8],
+    times: &mut Vec<u64>,
+) -> Result<Batch, Trouble> {
+    let Row { job, link, payload, .. } = row;
+    times.clear();
+    times.reserve(usize::try_from(count).map_err(io::Error::other)?);
+    let mut hot = payload.hot(job.size);
+    link.say(&Order::Echo { through, count: count + 1 })?;
+    // The first one waits until the far side is there.
+    carrier.send(hot.message())?;
+    carrier.recv(reply)?;
+    let (cpu_before, faults) = (cpu::cpu_ns(), cpu::faults());
+    let begin = cpu::now_ns();
+    let mut before = begin;
+    for _ in 0..count {
+        carrier.send(hot.message())?;
+        carrier.recv(reply)?;
+        let now = cpu::now_ns();
+        times.push(now - before);
+        before = now;
+    }
+    let near_cpu_ns = cpu::cpu_ns() - cpu_before;
+    let near_faults = cpu::faults() - faults;
+    let far = done(link)?;
+    let elapsed_ns = before - begin;
+    Ok(Batch { typical_ns: pairs::median_ns(times), elapsed_ns, near_cpu_ns, near_faults, far })
+}
+
+fn stream<C: Carrier>(
+    row: Row<'_>,
+    carrier: &mut C,
+    through: Through,
+    count: u64,
+) -> Result<Batch, Trouble> {
+    let Row { job, link, payload, .. } = row;
+    let window = job.window;
+    let mut hot = payload.hot(job.size);
+    link.say(&Order::Sink { through, count: count + 1, window })?;
+    let (cpu_before, faults) = (cpu::cpu_ns(), cpu::faults());
+    for sent in 1..=count + 1 {
+        carrier.send(hot.message())?;
+        if window != 0 && sent % window == 0 {
+            link.await_nod()?;
+        }
+    }
+    let near_cpu_ns = cpu::cpu_ns() - cpu_before;
+    let near_faults = cpu::faults() - faults;
+    let far = done(link)?;
+    let elapsed_ns = far.elapsed_ns;
+    Ok(Batch {
+        typical_ns: elapsed_ns as f64 / count as f64,
+        elapsed_ns,
+        near_cpu_ns,
+        near_faults,
+        far,
+    })
+}
+
+/// What the far side says when it is through.
+pub(crate) fn done(link: &Link) -> Result<Done, Trouble> {
+    let done: Done = link.hear()?;
+    match done.trouble {
+        Some(trouble) => Err(Trouble::Fail(trouble)),
+        None => Ok(done),
     }
 }
 
@@ -265,7 +235,11 @@ fn count_calls<L: Carrier>(row: Row<'_>, library: &mut L) -> Result<(), Trouble>
 }
 
 /// Does `work` between two marks, when the supervisor is ready to count.
-fn counted(row: Row<'_>, count: u64, work: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+pub(crate) fn counted(
+    row: Row<'_>,
+    count: u64,
+    work: impl FnOnce() -> io::Result<()>,
+) -> io::Result<()> {
     row.supervisor.say(&Outcome::Counting(count))?;
     row.supervisor.await_nod()?;
     calls::mark();

@@ -6,7 +6,7 @@ use sinew::Mechanism;
 use sinew::limits::Limit;
 
 use crate::report::{Skipped, WaitKind};
-use crate::settings::{BULK_BYTES, MECHANISMS, Placement, Settings, Work, shares_pages};
+use crate::settings::{BULK_BYTES, Kind, MECHANISMS, Placement, Settings, Work, has_sizes, works};
 
 /// An IPv4 packet of 65535 bytes less 20 of IP header and 8 of UDP header.
 const UDP_BYTES: usize = 65_507;
@@ -53,12 +53,12 @@ impl Plan {
         let sizes = settings.sizes.clone().unwrap_or_else(|| {
             if settings.quick { vec![64, 64 << 10] } else { vec![64, 4 << 10, 64 << 10, 1 << 20] }
         });
-        let works = settings.works.clone().unwrap_or_else(|| Work::ALL.to_vec());
+        let asked = settings.works.clone().unwrap_or_else(|| Work::ALL.to_vec());
         let mut plan = Self {
             rows: Vec::new(),
             skipped: Vec::new(),
             sizes: sizes.clone(),
-            works: works.clone(),
+            works: asked.clone(),
             placements: Vec::new(),
             rounds: 3,
             pairs: 7,
@@ -70,14 +70,17 @@ impl Plan {
             })),
         };
         for &mechanism in &mechanisms {
-            for &work in &works {
+            for &work in works(mechanism).iter().filter(|work| asked.contains(work)) {
                 let placements = placements(settings, mechanism, work, cpus.len());
                 for &placement in &placements {
                     if !plan.placements.contains(&placement) {
                         plan.placements.push(placement);
                     }
-                    let bulk = [BULK_BYTES];
-                    let sizes = if work == Work::Bulk { &bulk[..] } else { &sizes };
+                    let sizes = match work {
+                        Work::Bulk => &[BULK_BYTES][..],
+                        _ if has_sizes(mechanism) => &sizes,
+                        _ => &[0],
+                    };
                     for &size in sizes {
                         plan.add(settings, mechanism, work, size, placement, cpus);
                     }
@@ -141,16 +144,21 @@ fn placements(
     if let Some(asked) = &settings.placements {
         return asked.clone();
     }
-    match (shares_pages(mechanism), work) {
-        _ if cpus < 2 => vec![OneCpu],
+    let all: &[Placement] = match (Kind::of(mechanism), work) {
+        _ if cpus < 2 => &[OneCpu],
         // A large payload is made on one CPU and used on another.
-        (false, Work::Bulk) => vec![TwoCpus],
-        (true, Work::Bulk) => vec![TwoCpusAwake],
-        (false, _) if settings.quick => vec![OneCpu],
-        (true, _) if settings.quick => vec![TwoCpusAwake],
-        (false, _) => vec![OneCpu, TwoCpus],
-        (true, _) => vec![TwoCpusAwake, OneCpu, TwoCpus],
-    }
+        (Kind::Share, Work::Bulk) => &[TwoCpusAwake],
+        (_, Work::Bulk) => &[TwoCpus],
+        (Kind::Share, _) => &[TwoCpusAwake, OneCpu, TwoCpus],
+        // Nobody else takes part.
+        (_, Work::Uncontended) | (Kind::Process, _) => &[OneCpu],
+        // On one CPU they hardly meet.
+        (_, Work::Contended) => &[TwoCpus],
+        // A CPU that sleeps is late itself.
+        (_, Work::Lateness) => &[TwoCpus, TwoCpusAwake],
+        _ => &[OneCpu, TwoCpus],
+    };
+    if settings.quick { all[..1].to_vec() } else { all.to_vec() }
 }
 
 fn unplaceable(placement: Placement, cpus: &[usize]) -> Option<String> {
@@ -218,11 +226,14 @@ mod tests {
     }
 
     #[test]
-    fn every_mechanism_has_a_row_at_64_bytes() {
+    fn every_mechanism_has_a_row() {
         for quick in [false, true] {
             let plan = Plan::new(&Settings { quick, ..settings() }, &[0, 1]);
-            for mechanism in MECHANISMS {
+            for mechanism in MECHANISMS.into_iter().filter(|m| has_sizes(*m)) {
                 assert!(plan.rows.iter().any(|r| r.mechanism == mechanism && r.size == 64));
+            }
+            for mechanism in MECHANISMS.into_iter().filter(|m| !has_sizes(*m)) {
+                assert!(plan.rows.iter().any(|r| r.mechanism == mechanism && r.size == 0));
             }
             assert!(plan.rounds * plan.pairs >= 15, "a floor ratio has at least 15 pairs");
         }

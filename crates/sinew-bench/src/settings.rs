@@ -8,8 +8,8 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use sinew::Mechanism;
 
-/// The mechanisms that have rows, in the order of the table: what copies, then what shares.
-pub const MECHANISMS: [Mechanism; 14] = [
+/// The mechanisms that have rows, in the order of [`Mechanism::ALL`].
+pub const MECHANISMS: [Mechanism; 24] = [
     Mechanism::Pipe,
     Mechanism::Fifo,
     Mechanism::UnixStream,
@@ -24,13 +24,112 @@ pub const MECHANISMS: [Mechanism; 14] = [
     Mechanism::SysvShm,
     Mechanism::Memfd,
     Mechanism::MmapFile,
+    Mechanism::PosixSem,
+    Mechanism::Futex,
+    Mechanism::FileLock,
+    Mechanism::Eventfd,
+    Mechanism::Timerfd,
+    Mechanism::Signal,
+    Mechanism::Signalfd,
+    Mechanism::Epoll,
+    Mechanism::ProcessVm,
+    Mechanism::Ptrace,
 ];
+
+/// What a mechanism is for. The folders of the library, and the parts of the result.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Kind {
+    /// Bytes cross the kernel.
+    Copy,
+    /// Pages in two processes.
+    Share,
+    /// Who goes, and who waits.
+    Sync,
+    /// Something happened.
+    Event,
+    /// Another process.
+    Process,
+}
+
+impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 5] = [Self::Copy, Self::Share, Self::Sync, Self::Event, Self::Process];
+
+    /// Of a mechanism that has rows. One from the future copies.
+    #[must_use]
+    pub fn of(mechanism: Mechanism) -> Self {
+        match mechanism {
+            Mechanism::PosixShm | Mechanism::SysvShm | Mechanism::Memfd | Mechanism::MmapFile => {
+                Self::Share
+            }
+            Mechanism::Mutex
+            | Mechanism::Rwlock
+            | Mechanism::PosixSem
+            | Mechanism::SysvSem
+            | Mechanism::FileLock
+            | Mechanism::Futex
+            | Mechanism::Condvar
+            | Mechanism::Barrier => Self::Sync,
+            Mechanism::Eventfd
+            | Mechanism::Epoll
+            | Mechanism::Signal
+            | Mechanism::Signalfd
+            | Mechanism::Inotify
+            | Mechanism::Timerfd => Self::Event,
+            Mechanism::Pidfd | Mechanism::ProcessVm | Mechanism::Ptrace => Self::Process,
+            _ => Self::Copy,
+        }
+    }
+
+    /// The name: that of the folder.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Copy => "copy",
+            Self::Share => "share",
+            Self::Sync => "sync",
+            Self::Event => "event",
+            Self::Process => "process",
+        }
+    }
+}
 
 /// Whether a mechanism shares pages instead of copying through the kernel.
 #[must_use]
 pub fn shares_pages(mechanism: Mechanism) -> bool {
-    use Mechanism::{Memfd, MmapFile, PosixShm, SysvShm};
-    matches!(mechanism, PosixShm | SysvShm | Memfd | MmapFile)
+    Kind::of(mechanism) == Kind::Share
+}
+
+/// The works that a mechanism can do.
+#[must_use]
+pub fn works(mechanism: Mechanism) -> &'static [Work] {
+    match mechanism {
+        Mechanism::Mutex | Mechanism::Rwlock | Mechanism::FileLock => {
+            &[Work::Uncontended, Work::Contended, Work::HandOver]
+        }
+        Mechanism::PosixSem | Mechanism::SysvSem => {
+            &[Work::RoundTrip, Work::Uncontended, Work::Contended, Work::Wake]
+        }
+        Mechanism::Barrier => &[Work::RoundTrip],
+        Mechanism::Futex
+        | Mechanism::Condvar
+        | Mechanism::Eventfd
+        | Mechanism::Epoll
+        | Mechanism::Signal
+        | Mechanism::Signalfd
+        | Mechanism::Inotify => &[Work::RoundTrip, Work::Wake],
+        Mechanism::Timerfd => &[Work::Lateness],
+        Mechanism::Pidfd => &[Work::Wake],
+        Mechanism::ProcessVm => &[Work::Stream],
+        Mechanism::Ptrace => &[Work::RoundTrip],
+        _ => &[Work::RoundTrip, Work::Stream, Work::Bulk],
+    }
+}
+
+/// Whether what a row does has a size.
+#[must_use]
+pub fn has_sizes(mechanism: Mechanism) -> bool {
+    matches!(Kind::of(mechanism), Kind::Copy | Kind::Share) || mechanism == Mechanism::ProcessVm
 }
 
 /// Bytes of a bulk payload.
@@ -40,12 +139,22 @@ pub const BULK_BYTES: usize = 100 << 20;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Work {
-    /// Ping-pong: one message there, one back.
+    /// Ping-pong: one message there, one back; or one post each way, where no data goes along.
     RoundTrip,
     /// One way, sustained.
     Stream,
     /// One payload of 100 MiB.
     Bulk,
+    /// One process locks and unlocks; nobody else wants to.
+    Uncontended,
+    /// Both processes lock and unlock, as fast as they can.
+    Contended,
+    /// From one owner's unlock to the sleeping next one having the lock.
+    HandOver,
+    /// From the waker's call to the sleeping process running.
+    Wake,
+    /// From the moment that was asked for to the process running.
+    Lateness,
 }
 
 /// Where the two processes run.
@@ -88,7 +197,16 @@ pub trait Progress {
 
 impl Work {
     /// Every work.
-    pub const ALL: [Self; 3] = [Self::RoundTrip, Self::Stream, Self::Bulk];
+    pub const ALL: [Self; 8] = [
+        Self::RoundTrip,
+        Self::Stream,
+        Self::Bulk,
+        Self::Uncontended,
+        Self::Contended,
+        Self::HandOver,
+        Self::Wake,
+        Self::Lateness,
+    ];
 
     /// The name.
     #[must_use]
@@ -97,6 +215,11 @@ impl Work {
             Self::RoundTrip => "round-trip",
             Self::Stream => "stream",
             Self::Bulk => "bulk",
+            Self::Uncontended => "uncontended",
+            Self::Contended => "contended",
+            Self::HandOver => "hand-over",
+            Self::Wake => "wake",
+            Self::Lateness => "lateness",
         }
     }
 }
@@ -133,7 +256,8 @@ impl FromStr for Work {
 
     fn from_str(name: &str) -> Result<Self, String> {
         Self::ALL.into_iter().find(|w| w.name() == name).ok_or_else(|| {
-            format!("no work is called {name:?}; there are round-trip, stream and bulk")
+            let names = Self::ALL.map(Self::name).join(", ");
+            format!("no work is called {name:?}; there are {names}")
         })
     }
 }

@@ -247,7 +247,9 @@ fn add_doubts(
     ratio_interval: Option<[f64; 2]>,
     seconds: f64,
 ) {
-    if gathered.row.work == Work::RoundTrip && samples.count() < FEW {
+    let each =
+        matches!(gathered.row.work, Work::RoundTrip | Work::HandOver | Work::Wake | Work::Lateness);
+    if each && samples.count() < FEW {
         doubts.push(format!("few samples: {} say little of the slow ones", samples.count()));
     }
     let least = medians.iter().copied().fold(f64::INFINITY, f64::min);

@@ -15,11 +15,12 @@ use crate::kernel::{self, Ends};
 use crate::link::Link;
 use crate::memory;
 use crate::messages::{self, Row};
+use crate::parties::{Lock, Parties, Turn};
 use crate::payload::Payload;
 use crate::settings::Work;
 use crate::shared::{self, Rings};
 use crate::trouble::Trouble;
-use crate::{bulk, cpu, policy};
+use crate::{alone, bulk, cpu, events, locks, policy, process, sections, turns};
 
 /// Says to a new process that it is a worker, and of which supervisor.
 pub(crate) const WORKER: &str = "SINEW_BENCH_WORKER";
@@ -86,6 +87,20 @@ fn work(job: &Job, link: &Link, supervisor: &Link) -> Result<Option<Vec<Measured
         Mechanism::PosixShm | Mechanism::SysvShm | Mechanism::Memfd | Mechanism::MmapFile => {
             shares(row)
         }
+        Mechanism::Futex => turns::run::<locks::Futex>(row),
+        Mechanism::Eventfd => turns::run::<events::Eventfd>(row),
+        Mechanism::Epoll => turns::run::<events::Epoll>(row),
+        Mechanism::Signal => turns::run::<events::Signal>(row),
+        Mechanism::Signalfd => turns::run::<events::OnSignalfd>(row),
+        Mechanism::Timerfd => alone::run::<events::Timerfd>(row, true),
+        Mechanism::PosixSem => match job.work {
+            Work::Uncontended => alone::run_lock::<locks::PosixLock>(row),
+            Work::Contended => sections::run::<locks::PosixLock>(row),
+            _ => turns::run::<locks::PosixSem>(row),
+        },
+        Mechanism::FileLock => lock::<locks::OnFile>(row),
+        Mechanism::Ptrace => alone::run::<process::Ptrace>(row, false),
+        Mechanism::ProcessVm => alone::run::<process::ProcessVm>(row, true),
         other => Err(Trouble::Fail(format!("{other} has no row"))),
     }?;
     if let Err(e) = pinned {
@@ -100,7 +115,7 @@ fn work(job: &Job, link: &Link, supervisor: &Link) -> Result<Option<Vec<Measured
 fn payload_bytes(job: &Job) -> usize {
     match job.work {
         Work::Bulk => job.size,
-        Work::RoundTrip | Work::Stream => job.size.max((4 * job.size).clamp(64 << 10, 4 << 20)),
+        _ => job.size.max((4 * job.size).clamp(64 << 10, 4 << 20)),
     }
 }
 
@@ -116,6 +131,19 @@ fn copies<E: Ends>(row: Row<'_>) -> Result<Option<Vec<Measured>>, Trouble> {
             let (mut library, mut floor) = E::far(row.job, row.link)?;
             messages::serve(row, &mut library, Some(&mut floor)).map(|()| None)
         }
+    }
+}
+
+/// What is locked: alone, by both, or handed over.
+fn lock<P: Parties>(row: Row<'_>) -> Result<Option<Vec<Measured>>, Trouble>
+where
+    P::Library: Lock + Turn,
+    P::Floor: Lock + Turn,
+{
+    match row.job.work {
+        Work::Uncontended => alone::run_lock::<P>(row),
+        Work::Contended => sections::run::<P>(row),
+        _ => turns::run::<P>(row),
     }
 }
 

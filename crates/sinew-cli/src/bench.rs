@@ -10,7 +10,7 @@ mod words;
 use std::path::Path;
 
 use sinew::ErrorKind;
-use sinew_bench::settings::{MECHANISMS, Settings, shares_pages};
+use sinew_bench::settings::{Kind, MECHANISMS, Settings};
 use sinew_bench::{Placement, Report, Work};
 
 use crate::Trouble;
@@ -83,9 +83,13 @@ fn verdict(report: &Report, format: Format) -> Result<(), Trouble> {
     if format != Format::Table {
         for row in &report.failed {
             let place = row.placement.map_or(String::new(), |p| format!(" {p}"));
-            let size = crate::size::Size(row.size);
+            let size = if row.size == 0 {
+                String::new()
+            } else {
+                format!(" {}", crate::size::Size(row.size))
+            };
             let (mechanism, work, reason) = (&row.mechanism, row.work, &row.reason);
-            output::complain(&format!("{mechanism} {work} {size}{place} failed: {reason}"));
+            output::complain(&format!("{mechanism} {work}{size}{place} failed: {reason}"));
         }
     }
     let all = report.rows.len() + failed;
@@ -101,8 +105,8 @@ fn verdict(report: &Report, format: Format) -> Result<(), Trouble> {
 fn list(width: Option<usize>) -> String {
     let mut out = String::new();
     for mechanism in MECHANISMS {
-        let kind = if shares_pages(mechanism) { "share" } else { "copy" };
-        let label = format!("{mechanism:15} {kind:6} ");
+        let kind = Kind::of(mechanism).name();
+        let label = format!("{mechanism:15} {kind:7} ");
         let indent = " ".repeat(label.len());
         let about = mechanism.facts().about;
         out.push_str(&output::wrap(about, width.unwrap_or(usize::MAX), &label, &indent));

@@ -57,7 +57,7 @@ fn line(error: &Error) -> String {
             let subject = if option.starts_with('-') {
                 format!("{option}: {value:?} is unknown")
             } else if option.contains("MECHANISM") && value.parse::<Mechanism>().is_ok() {
-                format!("{value} carries no data between two processes, so it has no row")
+                format!("{value} has no row")
             } else if option.contains("SHELL") {
                 format!("{value:?} is no shell that can be completed for")
             } else {

@@ -3,7 +3,7 @@
 use sinew_bench::report::{
     Distribution, Host, Report, Row, SettingsUsed, Skipped, Usage, WaitKind,
 };
-use sinew_bench::settings::{BULK_BYTES, MECHANISMS, shares_pages};
+use sinew_bench::settings::{BULK_BYTES, Kind, MECHANISMS, shares_pages, works};
 use sinew_bench::{Placement, Work};
 
 /// A distribution around a median.
@@ -47,6 +47,13 @@ pub(crate) fn report() -> Report {
         failed: Vec::new(),
     };
     for (index, mechanism) in MECHANISMS.into_iter().enumerate() {
+        if !matches!(Kind::of(mechanism), Kind::Copy | Kind::Share) {
+            for &work in works(mechanism) {
+                let ns = 20.0 + 1000.0 * index as f64;
+                report.rows.push(row(mechanism.name(), work, 0, Placement::OneCpu, ns, false));
+            }
+            continue;
+        }
         let shared = shares_pages(mechanism);
         let base = if shared { 100.0 } else { 3000.0 + 211.0 * index as f64 };
         for work in [Work::RoundTrip, Work::Stream] {
@@ -116,8 +123,9 @@ fn row(name: &str, work: Work, size: usize, placement: Placement, ns: f64, share
         calls_per_message: Some(match (shared, awake, work) {
             (true, true, _) => 0.0,
             (_, _, Work::RoundTrip) => 4.0,
-            (_, _, Work::Stream) => 2.0,
             (_, _, Work::Bulk) => 200.0,
+            (_, _, Work::Uncontended) => 0.0,
+            _ => 2.0,
         }),
         faults_per_mib: shared.then_some(0.0),
         floor_ratio: (!shared).then_some(1.004),

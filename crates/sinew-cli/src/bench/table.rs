@@ -6,7 +6,7 @@ use std::fmt::Write as _;
 
 use sinew::Mechanism;
 use sinew_bench::report::{Row, Skipped, Usage, WaitKind};
-use sinew_bench::settings::shares_pages;
+use sinew_bench::settings::Kind;
 use sinew_bench::{Placement, Report, Work};
 
 use super::words;
@@ -43,7 +43,7 @@ struct Notes(Vec<(String, String, bool)>);
 /// Rows that are shown together.
 #[derive(Clone, Copy, PartialEq)]
 struct Section {
-    shares: bool,
+    kind: Kind,
     work: Work,
     placement: Placement,
     wait: Option<WaitKind>,
@@ -52,7 +52,7 @@ struct Section {
 impl Section {
     /// Whether a row that was not measured would stand here.
     fn is_of(self, row: &Skipped) -> bool {
-        shares(&row.mechanism) == self.shares
+        kind(&row.mechanism) == self.kind
             && row.work == self.work
             && row.placement.is_none_or(|placement| placement == self.placement)
     }
@@ -61,13 +61,18 @@ impl Section {
 pub(crate) fn render(report: &Report, look: Look) -> String {
     let mut out = header(report, look);
     let mut notes = Notes::default();
-    for shares in [false, true] {
-        let sections = sections(report, shares);
+    for kind in Kind::ALL {
+        let sections = sections(report, kind);
         if sections.is_empty() {
             continue;
         }
-        let title =
-            if shares { "SHARE  pages in two processes" } else { "COPY  bytes cross the kernel" };
+        let title = match kind {
+            Kind::Copy => "COPY  bytes cross the kernel",
+            Kind::Share => "SHARE  pages in two processes",
+            Kind::Sync => "SYNC  who goes, and who waits",
+            Kind::Event => "EVENT  something happened",
+            Kind::Process => "PROCESS  another process",
+        };
         let _ = write!(out, "\n{}\n", look.bold(title));
         for section in sections {
             for table in tables(report, section, &mut notes, look) {
@@ -138,16 +143,16 @@ fn header(report: &Report, look: Look) -> String {
     out
 }
 
-/// Whether a row belongs to those that share pages. A name from the future copies.
-fn shares(name: &str) -> bool {
-    name.parse::<Mechanism>().is_ok_and(shares_pages)
+/// What a row is for. A name from the future copies.
+fn kind(name: &str) -> Kind {
+    name.parse::<Mechanism>().map_or(Kind::Copy, Kind::of)
 }
 
-fn sections(report: &Report, wanted: bool) -> Vec<Section> {
+fn sections(report: &Report, wanted: Kind) -> Vec<Section> {
     let mut all: Vec<Section> = Vec::new();
-    for row in report.rows.iter().filter(|row| shares(&row.mechanism) == wanted) {
+    for row in report.rows.iter().filter(|row| kind(&row.mechanism) == wanted) {
         let section =
-            Section { shares: wanted, work: row.work, placement: row.placement, wait: row.wait };
+            Section { kind: wanted, work: row.work, placement: row.placement, wait: row.wait };
         if !all.contains(&section) {
             all.push(section);
         }
@@ -161,7 +166,7 @@ fn tables(report: &Report, section: Section, notes: &mut Notes, look: Look) -> V
         .rows
         .iter()
         .filter(|row| {
-            shares(&row.mechanism) == section.shares
+            kind(&row.mechanism) == section.kind
                 && row.work == section.work
                 && row.placement == section.placement
                 && row.wait == section.wait
@@ -178,6 +183,9 @@ fn tables(report: &Report, section: Section, notes: &mut Notes, look: Look) -> V
                 bulk(report, section, size, &rows, false, notes)
             })
             .collect();
+    }
+    if rows.iter().all(|row| row.size == 0) {
+        return vec![by_time(report, section, &rows, notes)];
     }
     let failed = report.failed.iter().filter(|f| section.is_of(f));
     let mut sizes = sizes(rows.iter().copied());
@@ -298,6 +306,41 @@ fn by_size(
             cells.push(Cell::plain(last.and_then(|row| row.faults_per_mib).map(number)));
         }
         (name.to_owned(), cells)
+    });
+    let lines = lines.collect();
+    Table { heading: heading(section), about: about(section, what), columns, lines }
+}
+
+/// What carries no data: how long it takes.
+fn by_time(report: &Report, section: Section, rows: &[&Row], notes: &mut Notes) -> Table {
+    let (what, typical) = match section.work {
+        Work::Uncontended => ("lock and unlock, nobody else wants it", "mean"),
+        Work::Contended => ("lock and unlock while the other does too", "mean"),
+        Work::HandOver => ("from unlock to the next owner running", "median"),
+        Work::Wake => ("from the call to the woken process running", "median"),
+        Work::Lateness => ("later than asked for", "median"),
+        _ => ("there and back", "median"),
+    };
+    // Averages over a batch have no percentiles worth a column.
+    let each = typical == "median";
+    let mut columns = vec![typical.to_owned()];
+    columns.push(if each { "p99".to_owned() } else { "a second".to_owned() });
+    columns.push("over floor".to_owned());
+    columns.push("calls".to_owned());
+    let lines = names(report, section, rows).into_iter().map(|name| {
+        let Some(row) = rows.iter().copied().find(|row| row.mechanism == name) else {
+            let mut cells = vec![Cell::absent(report, section, name, 0)];
+            cells.resize_with(columns.len(), Cell::none);
+            return (name.to_owned(), cells);
+        };
+        let second = if each {
+            Cell { text: time(row.ns.p99), cost: Some(row.ns.p99), ..Cell::default() }
+        } else {
+            Cell::plain(Some(frequency(row.messages_per_s)))
+        };
+        let first = Cell::of(row, time(row.ns.p50), row.ns.p50, notes);
+        let calls = row.calls_per_message.map(number);
+        (name.to_owned(), vec![first, second, Cell::plain(floor(row)), Cell::plain(calls)])
     });
     let lines = lines.collect();
     Table { heading: heading(section), about: about(section, what), columns, lines }

@@ -17,8 +17,10 @@ fn shares(row: &Row) -> bool {
     row.mechanism.parse::<Mechanism>().is_ok_and(shares_pages)
 }
 
+/// Of messages: what carries none has no size.
 fn round_trips(report: &Report) -> impl Iterator<Item = &Row> {
-    report.rows.iter().filter(|row| row.work == Work::RoundTrip && row.verified)
+    let messages = report.rows.iter().filter(|row| row.size > 0);
+    messages.filter(|row| row.work == Work::RoundTrip && row.verified)
 }
 
 fn fastest<'a>(rows: impl Iterator<Item = &'a Row>) -> Option<&'a Row> {
@@ -168,15 +170,18 @@ fn cost(report: &Report) -> Option<String> {
     let percent = (middle - 1.0) * 100.0;
     let count = rows.len();
     let typical = if percent.abs() < 0.5 {
-        "the library takes as long as the bare system calls".to_owned()
+        "the library takes as long as its floor".to_owned()
     } else if percent > 0.0 {
-        format!("the library takes {percent:.1} % longer than the bare system calls")
+        format!("the library takes {percent:.1} % longer than its floor")
     } else {
-        format!("the library takes {:.1} % less than the bare system calls", -percent)
+        format!("the library takes {:.1} % less than its floor", -percent)
     };
     let over = if count == 1 { "In one row".to_owned() } else { format!("Over {count} rows") };
     let certain = (low(worst) - 1.0) * 100.0;
-    let row = format!("{}, {}, {}", worst.mechanism, worst.work, Size(worst.size));
+    let mut row = format!("{}, {}", worst.mechanism, worst.work);
+    if worst.size > 0 {
+        row.push_str(&format!(", {}", Size(worst.size)));
+    }
     let end = if certain >= 0.5 {
         format!("; the most that is certain is {certain:.1} % ({row})")
     } else {

@@ -356,6 +356,22 @@ impl std::error::Error for RecvError {}
 impl std::error::Error for WaitError {}
 impl<D: fmt::Debug> std::error::Error for LockError<D> {}
 
+/// Lets go of the lock that an [`OwnerDied`](LockError::OwnerDied) holds.
+impl<D> From<LockError<D>> for io::Error {
+    fn from(error: LockError<D>) -> Self {
+        let error = error.map_died(drop);
+        match error {
+            LockError::Os(errno) => Self::from_raw_os_error(errno),
+            LockError::WouldBlock => Self::new(io::ErrorKind::WouldBlock, error),
+            LockError::TimedOut => Self::new(io::ErrorKind::TimedOut, error),
+            LockError::Interrupted => Self::new(io::ErrorKind::Interrupted, error),
+            LockError::Deadlock => Self::new(io::ErrorKind::Deadlock, error),
+            LockError::Corrupt => Self::new(io::ErrorKind::InvalidData, error),
+            _ => Self::other(error),
+        }
+    }
+}
+
 impl From<WaitError> for io::Error {
     fn from(error: WaitError) -> Self {
         match error {

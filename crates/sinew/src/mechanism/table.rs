@@ -31,6 +31,7 @@ const BASE: Facts = Facts {
 const NOWHERE: Roles = Roles { endpoint: false, bench_row: false, listed: false };
 const LISTED: Roles = Roles { endpoint: false, bench_row: false, listed: true };
 const DATA: Roles = Roles { endpoint: true, bench_row: true, listed: true };
+const BENCH: Roles = Roles { endpoint: false, bench_row: true, listed: false };
 const BENCH_LISTED: Roles = Roles { endpoint: false, bench_row: true, listed: true };
 
 const FILES: &[L] = &[L::Nofile, L::NofileHard, L::NrOpen];
@@ -257,7 +258,7 @@ pub(super) static TABLE: [Facts; 37] = [
     Facts {
         mechanism: Mechanism::Splice,
         about: "Moving data between a pipe and another descriptor without a copy through this process.",
-        roles: Roles { endpoint: false, bench_row: true, listed: false },
+        roles: BENCH,
         carries: Carries::Bytes,
         boundaries: Boundaries::NotKept,
         direction: Direction::OneWay,
@@ -350,7 +351,7 @@ pub(super) static TABLE: [Facts; 37] = [
     Facts {
         mechanism: Mechanism::PosixSem,
         about: "A counter that processes decrement, waiting at zero, and increment; named or in shared memory.",
-        roles: LISTED,
+        roles: BENCH_LISTED,
         carries: Carries::Number,
         naming: &[Naming::Name, Naming::Memory],
         lifetime: Lifetime::Kernel,
@@ -378,7 +379,7 @@ pub(super) static TABLE: [Facts; 37] = [
     Facts {
         mechanism: Mechanism::Futex,
         about: "Sleeping until a 32-bit word in memory changes: what locks and semaphores are made of.",
-        roles: LISTED,
+        roles: BENCH_LISTED,
         carries: Carries::Order,
         naming: &[Naming::Memory],
         lifetime: Lifetime::Memory,
@@ -443,7 +444,7 @@ pub(super) static TABLE: [Facts; 37] = [
     Facts {
         mechanism: Mechanism::FileLock,
         about: "A lock on a file or a range of it, which the kernel releases when its holder ends.",
-        roles: LISTED,
+        roles: BENCH_LISTED,
         carries: Carries::Order,
         naming: &[Naming::Path, Naming::Fd],
         lifetime: Lifetime::Reference,
@@ -456,7 +457,7 @@ pub(super) static TABLE: [Facts; 37] = [
     Facts {
         mechanism: Mechanism::Eventfd,
         about: "A 64-bit counter behind a descriptor: the doorbell of event loops.",
-        roles: LISTED,
+        roles: BENCH_LISTED,
         carries: Carries::Number,
         naming: &[Naming::Fd],
         lifetime: Lifetime::Reference,
@@ -472,7 +473,7 @@ pub(super) static TABLE: [Facts; 37] = [
     Facts {
         mechanism: Mechanism::Timerfd,
         about: "A timer behind a descriptor.",
-        roles: LISTED,
+        roles: BENCH_LISTED,
         carries: Carries::Events,
         direction: Direction::OneWay,
         naming: &[Naming::Fd],
@@ -488,7 +489,7 @@ pub(super) static TABLE: [Facts; 37] = [
     Facts {
         mechanism: Mechanism::Signal,
         about: "A number, and with sigqueue one value, that interrupts another process.",
-        roles: NOWHERE,
+        roles: BENCH,
         carries: Carries::Events,
         direction: Direction::OneWay,
         naming: &[Naming::Pid, Naming::Fd],
@@ -508,7 +509,7 @@ pub(super) static TABLE: [Facts; 37] = [
     Facts {
         mechanism: Mechanism::Signalfd,
         about: "A descriptor from which blocked signals of the process are read.",
-        roles: LISTED,
+        roles: BENCH_LISTED,
         carries: Carries::Events,
         boundaries: Boundaries::Kept,
         direction: Direction::OneWay,
@@ -554,7 +555,7 @@ pub(super) static TABLE: [Facts; 37] = [
     Facts {
         mechanism: Mechanism::Epoll,
         about: "Waiting for many descriptors at once.",
-        roles: LISTED,
+        roles: BENCH_LISTED,
         carries: Carries::Events,
         direction: Direction::OneWay,
         naming: &[Naming::Fd],
@@ -584,7 +585,7 @@ pub(super) static TABLE: [Facts; 37] = [
     Facts {
         mechanism: Mechanism::ProcessVm,
         about: "Reading and writing the memory of another process in one copy, with ptrace permission.",
-        roles: NOWHERE,
+        roles: BENCH,
         carries: Carries::Memory,
         direction: Direction::OneSided,
         naming: &[Naming::Pid],
@@ -600,7 +601,7 @@ pub(super) static TABLE: [Facts; 37] = [
     Facts {
         mechanism: Mechanism::Ptrace,
         about: "Stopping another process and reading and changing its memory and registers.",
-        roles: NOWHERE,
+        roles: BENCH,
         carries: Carries::Memory,
         direction: Direction::OneSided,
         naming: &[Naming::Pid],

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use sinew::Mechanism;
 use sinew_bench::report::Skipped;
-use sinew_bench::{Placement, Report, Work};
+use sinew_bench::{Placement, Report, Work, settings};
 
 use crate::output::{Look, wrap};
 use crate::size::Size;
@@ -60,17 +60,25 @@ fn extent(report: &Report, rows: &[&Skipped]) -> String {
     let asked: Vec<Size> = used.sizes.iter().copied().map(Size).collect();
     let mut text = String::new();
     // The size of a bulk payload is not one of those asked for.
-    let messages = rows.iter().filter(|row| row.work != Work::Bulk);
+    let messages = rows.iter().filter(|row| row.work != Work::Bulk && row.size > 0);
     let mut sizes: Vec<Size> = messages.map(|row| Size(row.size)).collect();
     sizes.sort_unstable();
     if let Some(sizes) = some(sizes, &asked).filter(|sizes| !sizes.is_empty()) {
         let _ = write!(text, " at {sizes}");
     }
     let works: Vec<Work> = rows.iter().map(|row| row.work).collect();
-    let all_but_bulk: Vec<Work> =
-        used.works.iter().copied().filter(|work| *work != Work::Bulk).collect();
-    let asked = if works.contains(&Work::Bulk) { &used.works } else { &all_but_bulk };
-    if let Some(works) = some(works, asked) {
+    // Only what these mechanisms do at all; and a missing bulk row has reasons of its own.
+    let does = |row: &Skipped, work| {
+        row.mechanism.parse::<Mechanism>().is_ok_and(|m| settings::works(m).contains(&work))
+    };
+    let asked: Vec<Work> = used
+        .works
+        .iter()
+        .copied()
+        .filter(|work| rows.iter().any(|row| does(row, *work)))
+        .filter(|work| *work != Work::Bulk || works.contains(&Work::Bulk))
+        .collect();
+    if let Some(works) = some(works, &asked) {
         let _ = write!(text, " ({works})");
     }
     let places: Option<Vec<Placement>> = rows.iter().map(|row| row.placement).collect();
@@ -100,17 +108,22 @@ pub(super) fn failed(report: &Report, look: Look, out: &mut String) {
     for row in &report.failed {
         let place = row.placement.map_or(String::new(), |p| format!(", {p}"));
         let text =
-            format!("{}, {}, {}{place}: {}", row.mechanism, row.work, Size(row.size), row.reason);
+            format!("{}, {}{}{place}: {}", row.mechanism, row.work, size(row.size), row.reason);
         out.push_str(&wrap(&text, look.width, "", "  "));
     }
     for row in report.rows.iter().filter(|row| !row.verified) {
         let text = format!(
-            "{}, {}, {}, {}: the receiver did not see every byte as it was sent",
+            "{}, {}{}, {}: the receiver did not see every byte as it was sent",
             row.mechanism,
             row.work,
-            Size(row.size),
+            size(row.size),
             row.placement
         );
         out.push_str(&wrap(&text, look.width, "", "  "));
     }
+}
+
+/// A size, where the row has one.
+fn size(bytes: usize) -> String {
+    if bytes == 0 { String::new() } else { format!(", {}", Size(bytes)) }
 }

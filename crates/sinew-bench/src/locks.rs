@@ -1,0 +1,197 @@
+//! The rows of locks, semaphores and what else is slept on in memory: through the library, and
+//! through the floor beside it on the same board.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::Ordering;
+
+use sinew::file_lock::{self, FileLock};
+use sinew::futex;
+use sinew::posix_sem::{self, Unnamed};
+use sinew::wait::{Locks, Waits};
+
+use crate::board::{Board, LIBRARY};
+use crate::floor;
+use crate::job::Side;
+use crate::messages::Row;
+use crate::parties::{Lock, Parties, Turn, make_or_attach};
+use crate::trouble::Trouble;
+
+/// Between two objects on the board.
+const ROOM: usize = 256;
+
+/// A word for each side, which the other one counts up.
+pub(crate) struct Words {
+    own: futex::Futex<'static>,
+    other: futex::Futex<'static>,
+    seen: u32,
+}
+
+impl Turn for Words {
+    #[inline]
+    fn post(&mut self) -> io::Result<()> {
+        self.other.word().fetch_add(1, Ordering::Release);
+        self.other.wake(1).map(drop).map_err(io::Error::from)
+    }
+
+    #[inline]
+    fn wait(&mut self) -> io::Result<()> {
+        while self.own.word().load(Ordering::Acquire) == self.seen {
+            self.own.while_is(self.seen).wait()?;
+        }
+        self.seen = self.seen.wrapping_add(1);
+        Ok(())
+    }
+}
+
+pub(crate) enum Futex {}
+
+impl Parties for Futex {
+    type Library = Words;
+    type Floor = floor::locks::Futexes;
+
+    fn open(row: Row<'_>, board: &'static Board) -> Result<(Self::Library, Self::Floor), Trouble> {
+        let near = row.job.side == Side::Near;
+        let word = |at| {
+            let word = board.mapping().atomic_u32_at(at);
+            word.map(futex::Futex::new).ok_or_else(|| Trouble::Fail("the board is short".into()))
+        };
+        let [one, two] = [word(LIBRARY)?, word(LIBRARY + ROOM)?];
+        let (own, other) = if near { (one, two) } else { (two, one) };
+        Ok((Words { own, other, seen: 0 }, floor::locks::Futexes::at(board.floor(), near)))
+    }
+}
+
+/// A lock of the library, and the guard of a lock that is handed over.
+pub(crate) struct Handed<L: Locks + 'static> {
+    lock: &'static L,
+    guard: Option<L::Guard<'static>>,
+}
+
+impl<L: Locks> Handed<L> {
+    /// The lock stays for the life of the worker, as its guards borrow it.
+    fn new(lock: L) -> Self {
+        Self { lock: Box::leak(Box::new(lock)), guard: None }
+    }
+}
+
+impl<L: Locks> Lock for Handed<L> {
+    #[inline]
+    fn locked(&mut self, inside: impl FnOnce()) -> io::Result<()> {
+        let guard = self.lock.lock()?;
+        inside();
+        drop(guard);
+        Ok(())
+    }
+}
+
+impl<L: Locks> Turn for Handed<L> {
+    fn prepare(&mut self) -> io::Result<()> {
+        self.wait()
+    }
+
+    fn post(&mut self) -> io::Result<()> {
+        self.guard = None;
+        Ok(())
+    }
+
+    fn wait(&mut self) -> io::Result<()> {
+        self.guard = Some(self.lock.lock()?);
+        Ok(())
+    }
+
+    fn settle(&mut self) -> io::Result<()> {
+        self.post()
+    }
+}
+
+/// A file of the row's own, which both sides open: a lock belongs to an open file description.
+pub(crate) enum OnFile {}
+
+impl Parties for OnFile {
+    type Library = Handed<FileLock>;
+    type Floor = floor::locks::DescriptionLock;
+
+    fn open(row: Row<'_>, _: &'static Board) -> Result<(Self::Library, Self::Floor), Trouble> {
+        let path = row.job.folder.join(format!("{}-lock", row.job.prefix));
+        let options = file_lock::Options::new();
+        let lock = make_or_attach(row, || Ok(options.create(&path)?), || Ok(options.open(&path)?))?;
+        if row.job.side == Side::Far {
+            std::fs::remove_file(&path)?;
+        }
+        let floor = floor::locks::DescriptionLock(lock.as_fd().as_raw_fd());
+        Ok((Handed::new(lock), floor))
+    }
+}
+
+/// Two unnamed POSIX semaphores, one for each side.
+pub(crate) struct PosixPair {
+    own: Unnamed<'static>,
+    other: Unnamed<'static>,
+}
+
+impl Turn for PosixPair {
+    #[inline]
+    fn post(&mut self) -> io::Result<()> {
+        Ok(self.other.post()?)
+    }
+
+    #[inline]
+    fn wait(&mut self) -> io::Result<()> {
+        Ok(self.own.wait()?)
+    }
+}
+
+pub(crate) enum PosixSem {}
+
+impl Parties for PosixSem {
+    type Library = PosixPair;
+    type Floor = floor::locks::Semaphores;
+
+    fn open(row: Row<'_>, board: &'static Board) -> Result<(Self::Library, Self::Floor), Trouble> {
+        let near = row.job.side == Side::Near;
+        let (memory, options) = (board.mapping(), posix_sem::Options::new());
+        let floor = floor::locks::Semaphores::at(board.floor(), near);
+        let make = || {
+            floor.init(0)?;
+            Ok([options.create_at(memory, LIBRARY)?, options.create_at(memory, LIBRARY + ROOM)?])
+        };
+        let attach =
+            || Ok([options.open_at(memory, LIBRARY)?, options.open_at(memory, LIBRARY + ROOM)?]);
+        let [one, two] = make_or_attach(row, make, attach)?;
+        let (own, other) = if near { (one, two) } else { (two, one) };
+        Ok((PosixPair { own, other }, floor))
+    }
+}
+
+/// One POSIX semaphore as a lock.
+pub(crate) struct PosixOne(Unnamed<'static>);
+
+impl Lock for PosixOne {
+    #[inline]
+    fn locked(&mut self, inside: impl FnOnce()) -> io::Result<()> {
+        self.0.wait()?;
+        inside();
+        Ok(self.0.post()?)
+    }
+}
+
+pub(crate) enum PosixLock {}
+
+impl Parties for PosixLock {
+    type Library = PosixOne;
+    type Floor = floor::locks::SemaphoreLock;
+
+    fn open(row: Row<'_>, board: &'static Board) -> Result<(Self::Library, Self::Floor), Trouble> {
+        let near = row.job.side == Side::Near;
+        let options = posix_sem::Options::new().value(1);
+        let floor = floor::locks::Semaphores::at(board.floor(), near);
+        let make = || {
+            floor.init(1)?;
+            Ok(options.create_at(board.mapping(), LIBRARY)?)
+        };
+        let attach = || Ok(options.open_at(board.mapping(), LIBRARY)?);
+        let semaphore = make_or_attach(row, make, attach)?;
+        Ok((PosixOne(semaphore), floor::locks::SemaphoreLock(floor, near)))
+    }
+}
