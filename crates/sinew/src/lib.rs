@@ -115,6 +115,17 @@
 //! - **Something happened**: [`poller`], [`signal`], [`signalfd`], [`eventfd`], [`timerfd`],
 //!   [`inotify`].
 //! - **Another process**: [`command`], [`process_vm`], [`ptrace`], [`fd`], [`pidfd`].
+//! - **Who goes, and who waits**: [`futex`], [`posix_sem`], [`file_lock`].
+//! - **Another process**: [`command`], [`process_vm`], [`ptrace`], [`fd`].
+//! - **Who goes, and who waits**: [`futex`], [`posix_sem`], [`sysv_sem`].
+//! - **Something happened**: [`poller`], [`signal`], [`signalfd`], [`eventfd`], [`timerfd`].
+//! - **Who goes, and who waits**: [`futex`], [`posix_sem`], [`file_lock`], [`pidfile`].
+//! - **Something happened**: [`poller`], [`signal`], [`signalfd`], [`eventfd`], [`timerfd`].
+//! - **Another process**: [`command`], [`process_vm`], [`ptrace`], [`fd`].
+//! - **Something happened**: [`poller`], [`signal`], [`signalfd`], [`inotify`], [`eventfd`], [`timerfd`].
+//! - **Who goes, and who waits**: [`futex`], [`posix_sem`], [`file_lock`], [`pidfile`].
+//! - **Something happened**: [`poller`], [`signal`], [`signalfd`], [`eventfd`], [`timerfd`].
+//! - **Another process**: [`command`], [`pidfd`], [`process_vm`], [`ptrace`], [`fd`].
 //! - **For all of them**: [`wait`], the verbs; [`error`](mod@error); [`mechanism`], the names and the facts;
 //!   [`limits`], what this host allows; [`kernel`], what newer kernels have.
 //!

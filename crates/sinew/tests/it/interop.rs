@@ -1,4 +1,4 @@
-//! Programs that are not ours at the other end: C through the C library, Python, Perl, util-linux.
+//! Programs that are not ours at the other end: C through the C library, Python, Perl, Java, sqlite, util-linux.
 //!
 //! Each mechanism is tried in both directions. A program that is not installed is a skip.
 
@@ -9,6 +9,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use sinew::sysv_mq::Key;
 use sinew_testkit::{Skip, scratch, skip};
 
+pub(crate) mod locks;
 pub(crate) mod memory;
 pub(crate) mod pipes;
 pub(crate) mod queues;

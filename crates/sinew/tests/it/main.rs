@@ -60,6 +60,7 @@ fn main() -> ExitCode {
         .add(inet::TESTS, inet::ROLES)
         .add(inotify::TESTS, inotify::ROLES)
         .add(inotify::path::TESTS, inotify::path::ROLES)
+        .add(interop::locks::TESTS, interop::locks::ROLES)
         .add(interop::memory::TESTS, interop::memory::ROLES)
         .add(interop::pipes::TESTS, interop::pipes::ROLES)
         .add(interop::queues::TESTS, interop::queues::ROLES)
