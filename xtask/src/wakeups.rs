@@ -18,6 +18,8 @@ struct Sum {
     count: u64,
     asleep: u64,
     seconds: f64,
+    /// Milliseconds from a ring to its answer, at most.
+    longest: f64,
 }
 
 pub(crate) fn command(root: &Path, arguments: &[&str]) -> ExitCode {
@@ -63,16 +65,17 @@ fn run(root: &Path, count: u64, report: &Path) -> Result<BTreeMap<String, Sum>, 
     Ok(add_up(&text))
 }
 
-/// Adds up lines of `mechanism count asleep seconds`.
+/// Adds up lines of `mechanism count asleep seconds longest`.
 fn add_up(text: &str) -> BTreeMap<String, Sum> {
     let mut sums = BTreeMap::<String, Sum>::new();
     for line in text.lines() {
         let fields: Vec<&str> = line.split_whitespace().collect();
-        let &[name, count, asleep, seconds] = fields.as_slice() else { continue };
+        let &[name, count, asleep, seconds, longest] = fields.as_slice() else { continue };
         let sum = sums.entry(name.to_owned()).or_default();
         sum.count += count.parse().unwrap_or(0);
         sum.asleep += asleep.parse().unwrap_or(0);
         sum.seconds += seconds.parse().unwrap_or(0.0);
+        sum.longest = sum.longest.max(longest.parse().unwrap_or(0.0));
     }
     sums
 }
@@ -82,9 +85,10 @@ fn show(sums: &BTreeMap<String, Sum>) -> ExitCode {
         eprintln!("the test wrote no report");
         return ExitCode::FAILURE;
     }
-    println!("{:<10} {:>10} {:>13} {:>9}", "mechanism", "wake-ups", "found asleep", "seconds");
+    println!("mechanism    wake-ups  found asleep   seconds  longest (ms)");
     for (name, sum) in sums {
-        println!("{name:<10} {:>10} {:>13} {:>9.1}", sum.count, sum.asleep, sum.seconds);
+        let Sum { count, asleep, seconds, longest } = sum;
+        println!("{name:<10} {count:>10} {asleep:>13} {seconds:>9.1} {longest:>13.1}");
     }
     println!("none lost");
     ExitCode::SUCCESS
@@ -96,8 +100,8 @@ mod tests {
 
     #[test]
     fn the_runs_of_a_mechanism_are_added_up() {
-        let sums = add_up("eventfd 10 9 0.5\nposix-sem 3 1 2.0\neventfd 10 8 0.25\n");
-        assert_eq!(sums["eventfd"], Sum { count: 20, asleep: 17, seconds: 0.75 });
+        let sums = add_up("eventfd 10 9 0.5 7\nposix-sem 3 1 2.0 1\neventfd 10 8 0.25 3\n");
+        assert_eq!(sums["eventfd"], Sum { count: 20, asleep: 17, seconds: 0.75, longest: 7.0 });
         assert_eq!(sums["posix-sem"].count, 3);
     }
 }

@@ -126,6 +126,8 @@
 //! - **Who goes, and who waits**: [`futex`], [`posix_sem`], [`file_lock`], [`pidfile`].
 //! - **Something happened**: [`poller`], [`signal`], [`signalfd`], [`eventfd`], [`timerfd`].
 //! - **Another process**: [`command`], [`pidfd`], [`process_vm`], [`ptrace`], [`fd`].
+//! - **Who goes, and who waits**: [`futex`], [`posix_sem`], [`file_lock`], [`sysv_sem`], [`pidfile`].
+//! - **Something happened**: [`poller`], [`signal`], [`signalfd`], [`eventfd`], [`timerfd`], [`inotify`].
 //! - **For all of them**: [`wait`], the verbs; [`error`](mod@error); [`mechanism`], the names and the facts;
 //!   [`limits`], what this host allows; [`kernel`], what newer kernels have.
 //!

@@ -15,12 +15,18 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use sinew::eventfd::{self, Counter, EventFd};
+use sinew::futex::Futex;
 use sinew::mapping::Mapping;
 use sinew::memfd::{self, Memfd};
+use sinew::posix_sem;
 use sinew::wait::Waits;
 use sinew_testkit::{Link, Peer, Role, Skip, Test, roles, tests};
 
-pub(crate) const TESTS: &[Test] = tests![every_ring_of_an_eventfd_ends_a_wait];
+pub(crate) const TESTS: &[Test] = tests![
+    every_ring_of_an_eventfd_ends_a_wait,
+    every_post_of_a_semaphore_ends_a_wait,
+    every_wake_of_a_futex_ends_a_wait,
+];
 pub(crate) const ROLES: &[Role] = roles![waiter];
 
 /// How many rings, where the environment asks for no other number.
@@ -56,7 +62,7 @@ struct Row {
     waiter: fn(&Shared) -> Waiter<'_>,
 }
 
-const ROWS: &[Row] = &[EVENTFD];
+const ROWS: &[Row] = &[EVENTFD, POSIX_SEM, FUTEX];
 
 const EVENTFD: Row = Row {
     name: "eventfd",
@@ -78,6 +84,51 @@ fn bell(shared: &Shared) -> EventFd<Counter> {
     let fd = shared.fd.as_ref().unwrap().as_fd();
     EventFd::try_from(fd.try_clone_to_owned().unwrap()).unwrap()
 }
+
+/// Where in the shared memory the words of a mechanism lie.
+const PLACE: usize = 64;
+
+const POSIX_SEM: Row = Row {
+    name: "posix-sem",
+    make: |memory| {
+        posix_sem::Options::new().create_at(memory, PLACE).unwrap();
+        None
+    },
+    ringer: |shared| {
+        let semaphore = posix_sem::Options::new().open_at(&shared.memory, PLACE).unwrap();
+        Box::new(move |_| semaphore.post().unwrap())
+    },
+    waiter: |shared| {
+        let semaphore = posix_sem::Options::new().open_at(&shared.memory, PLACE).unwrap();
+        Box::new(move |_, bounded| {
+            let got = if bounded { semaphore.wait_timeout(LONG) } else { semaphore.wait() };
+            assert_eq!(got, Ok(()));
+            assert_eq!(semaphore.value(), 0, "one post, one wait");
+        })
+    },
+};
+
+const FUTEX: Row = Row {
+    name: "futex",
+    make: |_| None,
+    ringer: |shared| {
+        let word = shared.memory.atomic_u32_at(PLACE).unwrap();
+        Box::new(move |time| {
+            word.store(time as u32, Ordering::Release);
+            Futex::new(word).wake(1).unwrap();
+        })
+    },
+    waiter: |shared| {
+        let word = shared.memory.atomic_u32_at(PLACE).unwrap();
+        Box::new(move |time, bounded| {
+            let before = time as u32 - 1;
+            while word.load(Ordering::Acquire) == before {
+                let sleep = Futex::new(word).while_is(before);
+                if bounded { sleep.wait_timeout(LONG) } else { sleep.wait() }.unwrap();
+            }
+        })
+    },
+};
 
 /// The CPUs of the ringer and of the waiter: two if there are two.
 fn cpus() -> [usize; 2] {
@@ -146,6 +197,7 @@ fn ring(row: &Row) {
     stay_on(near);
 
     let begin = Instant::now();
+    let mut longest = Duration::ZERO;
     let mut random = 0x9E37_79B9_7F4A_7C15_u64;
     for time in 1..=count {
         random ^= random << 13;
@@ -163,24 +215,36 @@ fn ring(row: &Row) {
             assert!(rung.elapsed() < PATIENCE, "ring {time} of {} is lost", row.name);
             std::thread::yield_now();
         }
+        longest = longest.max(rung.elapsed());
     }
     let took = begin.elapsed();
     let asleep: u64 = peer.hear().parse().unwrap();
     assert!(asleep >= count / 10, "only {asleep} of {count} found the waiter asleep");
-    report(row.name, count, asleep, took);
+    report(row.name, count, asleep, took, longest);
     drop(ring);
     peer.join();
 }
 
-/// Tells the caller, if there is one who asks for it.
-fn report(name: &str, count: u64, asleep: u64, took: Duration) {
+/// Tells the caller, if there is one who asks for it. The longest time until an answer is there because
+/// who sleeps in slices would only be late where a wake-up was lost.
+fn report(name: &str, count: u64, asleep: u64, took: Duration, longest: Duration) {
     let Some(path) = std::env::var_os("SINEW_WAKEUPS_REPORT") else { return };
     let mut file = File::options().append(true).open(path).unwrap();
-    let seconds = took.as_secs_f64();
-    writeln!(file, "{name:<10} {count:>10} {asleep:>13} {seconds:>9.1}").unwrap();
+    let (seconds, longest) = (took.as_secs_f64(), longest.as_secs_f64() * 1e3);
+    writeln!(file, "{name} {count} {asleep} {seconds:.1} {longest:.1}").unwrap();
 }
 
 fn every_ring_of_an_eventfd_ends_a_wait() -> Result<(), Skip> {
     ring(&EVENTFD);
+    Ok(())
+}
+
+fn every_post_of_a_semaphore_ends_a_wait() -> Result<(), Skip> {
+    ring(&POSIX_SEM);
+    Ok(())
+}
+
+fn every_wake_of_a_futex_ends_a_wait() -> Result<(), Skip> {
+    ring(&FUTEX);
     Ok(())
 }
