@@ -23,7 +23,7 @@ use std::os::unix::fs::FileExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
+use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, ftruncate, memfd_create};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use process::{Child, fork, now, state_of, yield_now};
@@ -78,7 +78,7 @@ pub trait Subject {
     }
 }
 
-/// The shared memory of one run: a memfd. Map it as often as you like.
+/// The shared memory of one run: a memfd of sealed size. Map it as often as you like.
 #[derive(Debug)]
 pub struct Memory {
     file: File,
@@ -89,6 +89,7 @@ impl Memory {
     fn new(bytes: usize) -> io::Result<Self> {
         let file = memfd_create("crash", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
         ftruncate(&file, u64::try_from(bytes).unwrap_or(u64::MAX))?;
+        fcntl_add_seals(&file, SealFlags::SHRINK | SealFlags::GROW)?;
         Ok(Self { file: File::from(file), bytes })
     }
 
@@ -418,28 +419,32 @@ impl<'a, S: Subject> Driver<'a, S> {
         {
             let mut victim = Victim::begin(&child, &mut code)?;
             let mut drifted = false;
-            for _ in 0..point.steps {
-                // By what it is about to do, not by what was recorded: it may come by another way,
-                // where it looks at a clock or at what others do.
-                match victim.look()?.1 {
-                    Ahead::Mark(Mark::End) => {
-                        drifted = true;
-                        break;
-                    }
-                    Ahead::Mark(Mark::Pause) => {
-                        sleepers = Some(self.fall_asleep(&memory)?);
-                        victim.step()?;
-                    }
-                    Ahead::Call(_) => {
-                        if victim.step_call()? == Stepped::Asleep
-                            && !self.let_go_on(&memory, &victim)?
-                        {
-                            drifted = true;
-                            break;
-                        }
-                    }
-                    Ahead::Mark(Mark::Begin) | Ahead::Plain => victim.step()?,
+            // Whole system calls first, and what lies between them: single steps are slow.
+            let calls = |step: &Step| step.ahead != Ahead::Plain;
+            let before = &self.steps[..point.steps];
+            let stepped = before.iter().rev().take_while(|step| !calls(step)).count();
+            for _ in 0..before.iter().filter(|step| calls(step)).count() {
+                match victim.enter_call()? {
+                    Ahead::Mark(Mark::End) => drifted = true,
+                    Ahead::Mark(Mark::Pause) => sleepers = Some(self.fall_asleep(&memory)?),
+                    _ => {}
                 }
+                if drifted {
+                    break;
+                }
+                if victim.finish_call()? == Stepped::Asleep && !self.let_go_on(&memory, &victim)? {
+                    drifted = true;
+                    break;
+                }
+            }
+            for _ in 0..if drifted { 0 } else { stepped } {
+                // It may come by another way than the recorded one, where it looks at a clock or at
+                // what others do.
+                if victim.look()?.1 != Ahead::Plain {
+                    drifted = true;
+                    break;
+                }
+                victim.step()?;
             }
             let (pc, ahead) = victim.look()?;
             if point.asleep {

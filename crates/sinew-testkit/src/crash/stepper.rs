@@ -61,6 +61,22 @@ pub(super) struct Victim<'a> {
 }
 
 impl<'a> Victim<'a> {
+    /// Lets it run until it enters its next system call, and says which.
+    pub(super) fn enter_call(&self) -> io::Result<Ahead> {
+        self.resume(libc::PTRACE_SYSCALL)?;
+        if !self.wait()? {
+            return Err(io::Error::other("the victim ended inside the operation: it panicked"));
+        }
+        let registers = registers(self.child.raw())?;
+        Ok(what(registers.orig_rax, registers.rdi))
+    }
+
+    /// Lets it do the system call that it entered.
+    pub(super) fn finish_call(&self) -> io::Result<Stepped> {
+        self.resume(libc::PTRACE_SYSCALL)?;
+        self.done_or_asleep()
+    }
+
     /// Waits until `child` offers itself, and brings it to the beginning.
     pub(super) fn begin(child: &'a Child, code: &'a mut Code) -> io::Result<Self> {
         let mut victim = Self { child, code };
@@ -90,25 +106,16 @@ impl<'a> Victim<'a> {
                 calls
             }
         };
-        Ok((
-            pc,
-            match (calls, registers.rax, registers.rdi) {
-                (false, ..) => Ahead::Plain,
-                (true, MARK, 1) => Ahead::Mark(Mark::Begin),
-                (true, MARK, 2) => Ahead::Mark(Mark::Pause),
-                (true, MARK, _) => Ahead::Mark(Mark::End),
-                (true, number, _) => Ahead::Call(number),
-            },
-        ))
+        Ok((pc, if calls { what(registers.rax, registers.rdi) } else { Ahead::Plain }))
     }
 
     fn ahead(&mut self) -> io::Result<Ahead> {
         Ok(self.look()?.1)
     }
 
-    fn resume(&self) -> io::Result<()> {
-        // SAFETY: stepping touches only the tracee.
-        match unsafe { libc::ptrace(libc::PTRACE_SINGLESTEP, self.child.raw(), 0, 0) } {
+    fn resume(&self, how: libc::c_uint) -> io::Result<()> {
+        // SAFETY: going on touches only the tracee.
+        match unsafe { libc::ptrace(how, self.child.raw(), 0, 0) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
         }
@@ -116,7 +123,7 @@ impl<'a> Victim<'a> {
 
     /// One instruction that cannot sleep.
     pub(super) fn step(&self) -> io::Result<()> {
-        self.resume()?;
+        self.resume(libc::PTRACE_SINGLESTEP)?;
         match self.wait()? {
             true => Ok(()),
             false => Err(io::Error::other("the victim ended inside the operation: it panicked")),
@@ -125,8 +132,12 @@ impl<'a> Victim<'a> {
 
     /// One instruction that may sleep.
     pub(super) fn step_call(&self) -> io::Result<Stepped> {
+        self.resume(libc::PTRACE_SINGLESTEP)?;
+        self.done_or_asleep()
+    }
+
+    fn done_or_asleep(&self) -> io::Result<Stepped> {
         const ASLEEP_FOR: u64 = 3_000_000;
-        self.resume()?;
         let mut since = None;
         loop {
             match self.child.status(libc::WNOHANG)? {
@@ -158,8 +169,26 @@ impl<'a> Victim<'a> {
         }
     }
 
+    /// Waits for its next stop. False if it ended.
     fn wait(&self) -> io::Result<bool> {
-        Ok(self.child.status(0)?.is_some_and(|status| libc::WIFSTOPPED(status)))
+        let Some(status) = self.child.status(0)? else { return Ok(false) };
+        if !libc::WIFSTOPPED(status) {
+            return Ok(false);
+        }
+        match libc::WSTOPSIG(status) {
+            libc::SIGTRAP | libc::SIGSTOP => Ok(true),
+            signal => Err(io::Error::other(format!("the victim stops for signal {signal}"))),
+        }
+    }
+}
+
+/// The system call of this number and first argument.
+fn what(number: u64, argument: u64) -> Ahead {
+    match (number, argument) {
+        (MARK, 1) => Ahead::Mark(Mark::Begin),
+        (MARK, 2) => Ahead::Mark(Mark::Pause),
+        (MARK, _) => Ahead::Mark(Mark::End),
+        (number, _) => Ahead::Call(number),
     }
 }
 
@@ -179,6 +208,7 @@ fn registers(pid: i32) -> io::Result<libc::user_regs_struct> {
 struct Registers {
     rip: u64,
     rax: u64,
+    orig_rax: u64,
     rdi: u64,
 }
 

@@ -3,6 +3,8 @@
 #![allow(clippy::print_stdout, reason = "the matrix is what `cargo xtask crash` prints")]
 
 mod file_lock;
+mod pidfile;
+mod posix_sem;
 
 use std::mem::MaybeUninit;
 use std::process::ExitCode;
@@ -11,6 +13,8 @@ use std::time::{Duration, Instant};
 
 use rustix::mm::{MapFlags, ProtFlags};
 use rustix::thread::futex;
+use sinew::mapping::Mapping;
+use sinew::memfd::Memfd;
 use sinew_testkit::crash::{Memory, Outcome, Plan, Report, Stage, Subject, run};
 use sinew_testkit::{Role, Skip, Test, roles, skip, tests};
 
@@ -21,6 +25,8 @@ pub(crate) const TESTS: &[Test] = tests![
     a_victim_can_be_killed_in_its_sleep,
     a_count_that_is_written_in_two_steps_is_found_half,
     a_sample_of_file_locks,
+    a_sample_of_pidfiles,
+    a_sample_of_semaphores,
 ];
 pub(crate) const ROLES: &[Role] = roles![];
 
@@ -54,7 +60,12 @@ pub(crate) const SAMPLE: Plan = Plan {
 };
 
 /// The areas whose types are crashed: `cargo xtask crash --area NAME`.
-const AREAS: &[(&str, Area)] = &[("glibc", |m| m.locks(&Glibc)), ("file_lock", file_lock::matrix)];
+const AREAS: &[(&str, Area)] = &[
+    ("glibc", |m| m.locks(&Glibc)),
+    ("file_lock", file_lock::matrix),
+    ("pidfile", pidfile::matrix),
+    ("posix_sem", posix_sem::matrix),
+];
 
 /// Runs the subjects of an area.
 type Area = fn(&mut Matrix) -> Result<(), Skip>;
@@ -76,6 +87,19 @@ impl Matrix {
     ) -> Result<(), Skip> {
         let full = Plan { kills, ..Plan::default() };
         self.reports.push(crash(subject, sleepers, self.plan.as_ref().unwrap_or(&full))?);
+        Ok(())
+    }
+
+    /// One subject at a few points, each of which takes long.
+    pub(crate) fn few<S: Subject>(
+        &mut self,
+        subject: &S,
+        sleepers: usize,
+        points: usize,
+    ) -> Result<(), Skip> {
+        let points = if self.plan.is_some() { points.min(6) } else { points };
+        let plan = Plan { points, ..self.plan.unwrap_or_default() };
+        self.reports.push(crash(subject, sleepers, &plan)?);
         Ok(())
     }
 
@@ -136,6 +160,11 @@ pub(crate) fn command() -> Option<ExitCode> {
     // A sample may be cut by its time.
     let good = wrong == 0 && kills > 0 && (cut == 0 || mode != "full");
     Some(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Maps the shared memory by the library.
+pub(crate) fn mapped(memory: &Memory) -> Mapping {
+    Memfd::try_from(memory.descriptor()).unwrap().map().unwrap()
 }
 
 /// Maps the shared memory for as long as this process lives.
@@ -408,4 +437,12 @@ fn a_count_that_is_written_in_two_steps_is_found_half() -> Result<(), Skip> {
 
 fn a_sample_of_file_locks() -> Result<(), Skip> {
     sample(file_lock::matrix)
+}
+
+fn a_sample_of_pidfiles() -> Result<(), Skip> {
+    sample(pidfile::matrix)
+}
+
+fn a_sample_of_semaphores() -> Result<(), Skip> {
+    sample(posix_sem::matrix)
 }
