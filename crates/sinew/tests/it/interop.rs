@@ -13,6 +13,7 @@ pub(crate) mod locks;
 pub(crate) mod memory;
 pub(crate) mod pipes;
 pub(crate) mod queues;
+pub(crate) mod semaphores;
 pub(crate) mod sockets;
 
 /// A running program, which is talked to by lines on its standard input and output.
@@ -88,7 +89,7 @@ impl Compiled {
         let program = Self(scratch().join("peer"));
         let mut command = Command::new("cc");
         command.args(["-std=gnu11", "-Wall", "-Werror", "-x", "c", "-", "-o"]);
-        command.arg(&program.0).arg("-lrt").stdin(Stdio::piped());
+        command.arg(&program.0).args(["-lrt", "-pthread"]).stdin(Stdio::piped());
         let Ok(mut compiler) = command.spawn() else {
             skip("no C compiler (cc)")?;
             return Ok(program);

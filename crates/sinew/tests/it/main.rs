@@ -64,6 +64,7 @@ fn main() -> ExitCode {
         .add(interop::memory::TESTS, interop::memory::ROLES)
         .add(interop::pipes::TESTS, interop::pipes::ROLES)
         .add(interop::queues::TESTS, interop::queues::ROLES)
+        .add(interop::semaphores::TESTS, interop::semaphores::ROLES)
         .add(interop::sockets::TESTS, interop::sockets::ROLES)
         .add(mapping::TESTS, mapping::ROLES)
         .add(mechanism::TESTS, mechanism::ROLES)

@@ -116,7 +116,7 @@ fn user_of(name: &str) -> Peer {
 }
 
 /// A peer that sleeps at a semaphore.
-fn waiter_at(name: &str) -> Peer {
+pub(crate) fn waiter_at(name: &str) -> Peer {
     let peer = user_of(name);
     peer.say("wait");
     in_call(&peer, libc::SYS_futex);
