@@ -117,6 +117,13 @@ impl Link {
     }
 }
 
+impl AsFd for Link {
+    /// Readable when the other side has said something.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 /// A running peer. Killed and reaped when dropped.
 #[derive(Debug)]
 pub struct Peer {

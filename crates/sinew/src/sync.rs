@@ -3,6 +3,7 @@
 pub mod barrier;
 pub mod file_lock;
 pub mod futex;
+pub mod mutex;
 pub mod once;
 pub mod pidfile;
 mod place;

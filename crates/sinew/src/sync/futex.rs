@@ -344,6 +344,12 @@ pub(crate) fn take_by_kernel<D>(
     }
 }
 
+/// Has the kernel release the word of this thread to who waits.
+pub(crate) fn release_by_kernel(word: &AtomicU32, private: bool) {
+    // Refused only where others wrote to the word.
+    let _ = futex::unlock_pi(word, word::flags(private));
+}
+
 /// What the kernel's refusal to lock a word means.
 fn refused<D>(stop: Stop) -> LockError<D> {
     let Stop::Os(errno) = stop else { return LockError::from(stop) };
@@ -373,8 +379,7 @@ impl Drop for PiGuard<'_> {
             return;
         }
         if word.compare_exchange(self.tid, 0, Ordering::Release, Ordering::Relaxed).is_err() {
-            // Refused only where others wrote to the word.
-            let _ = futex::unlock_pi(word, word::flags(private));
+            release_by_kernel(word, private);
         }
     }
 }

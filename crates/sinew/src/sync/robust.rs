@@ -40,7 +40,6 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
 use crate::error::{Error, ErrorKind};
 
-#[allow(unused_imports, reason = "the first lock will use them")]
 pub(crate) use super::futex::{OWNER_DIED, TID_MASK, WAITERS};
 
 /// The largest number that the kernel gives to a thread (PID_MAX_LIMIT).
@@ -200,6 +199,12 @@ impl Thread {
             KNOWN.set(Known { head, process, generation, tid });
         }
         Ok(Self { head, tid, generation })
+    }
+
+    /// Whether it is the same: not after a fork, even where the number is.
+    #[inline]
+    pub(crate) fn is(self, other: Self) -> bool {
+        self.tid == other.tid && self.generation == other.generation
     }
 
     /// The kernel's number of it.

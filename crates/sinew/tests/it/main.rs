@@ -18,6 +18,7 @@ mod interop;
 mod mapping;
 mod mechanism;
 mod memfd;
+mod mutex;
 mod once;
 mod pidfd;
 mod pidfile;
@@ -72,6 +73,8 @@ fn main() -> ExitCode {
         .add(pidfd::TESTS, pidfd::ROLES)
         .add(pidfile::TESTS, pidfile::ROLES)
         .add(once::TESTS, once::ROLES)
+        .add(mutex::TESTS, mutex::ROLES)
+        .add(mutex::libc_list::TESTS, mutex::libc_list::ROLES)
         .add(pipe::TESTS, pipe::ROLES)
         .add(pipe::packet::TESTS, pipe::packet::ROLES)
         .add(pipe::sigpipe::TESTS, pipe::sigpipe::ROLES)
