@@ -464,7 +464,7 @@ fn activate(role: &str, change: impl FnOnce(&mut Command)) -> (std::process::Chi
 }
 
 /// Makes the link look as it did when this process began.
-fn restore_link_at_three() {
+pub(crate) fn restore_link_at_three() {
     // SAFETY: the role's link, which is open until the process ends.
     let link = unsafe { BorrowedFd::borrow_raw(3) };
     fcntl_setfd(link, FdFlags::empty()).unwrap();

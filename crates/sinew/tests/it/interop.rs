@@ -1,4 +1,5 @@
-//! Programs that are not ours at the other end: C through the C library, Python, Perl, Java, sqlite, util-linux.
+//! Programs that are not ours at the other end: C through the C library, Python, Perl, Java, sqlite,
+//! util-linux, systemd.
 //!
 //! Each mechanism is tried in both directions. A program that is not installed is a skip.
 
@@ -15,6 +16,7 @@ pub(crate) mod pipes;
 pub(crate) mod queues;
 pub(crate) mod semaphores;
 pub(crate) mod sockets;
+pub(crate) mod systemd;
 
 /// A running program, which is talked to by lines on its standard input and output.
 #[derive(Debug)]

@@ -67,6 +67,7 @@ fn main() -> ExitCode {
         .add(interop::queues::TESTS, interop::queues::ROLES)
         .add(interop::semaphores::TESTS, interop::semaphores::ROLES)
         .add(interop::sockets::TESTS, interop::sockets::ROLES)
+        .add(interop::systemd::TESTS, interop::systemd::ROLES)
         .add(mapping::TESTS, mapping::ROLES)
         .add(mechanism::TESTS, mechanism::ROLES)
         .add(memfd::TESTS, memfd::ROLES)
