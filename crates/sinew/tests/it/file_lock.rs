@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal, WaitOptions, umask, waitpid};
 use sinew::file_lock::{
-    FileLock, Flock, FlockGuard, Guard, Kind, Options, Owner, Ranged, RecordLock, View,
+    FileLock, Flock, FlockGuard, Guard, Kind, Options, Ranged, RecordLock, View,
 };
 use sinew::wait::{Interrupt, Locks, Wait};
 use sinew::{ErrorKind, LockError};
@@ -21,6 +21,10 @@ use sinew_testkit::{
 
 use crate::pipe::{flags, leave_descriptors, stop, until_asleep};
 use crate::posix_mq::in_call;
+
+pub(crate) mod fork;
+pub(crate) mod owner;
+pub(crate) mod upgrade;
 
 pub(crate) const TESTS: &[Test] = tests![
     an_exclusive_lock_keeps_out_another_process,
@@ -32,20 +36,6 @@ pub(crate) const TESTS: &[Test] = tests![
     an_interrupt_ends_a_wait,
     a_killed_holder_leaves_it_to_who_waits,
     a_stopped_holder_keeps_it,
-    a_handle_is_one_owner,
-    a_second_thread_takes_a_handle_of_its_own,
-    a_failed_lock_leaves_nothing,
-    an_upgrade_keeps_the_shared_lock_until_it_has_the_other,
-    a_downgrade_lets_others_share,
-    a_flock_lets_go_to_upgrade,
-    a_circle_of_processes_is_seen,
-    a_circle_of_descriptions_ends_by_the_deadline,
-    any_close_loses_the_locks_of_a_process,
-    a_process_has_one_handle_of_records,
-    a_guard_dropped_in_a_child_unlocks_nothing,
-    a_child_keeps_what_its_parent_left,
-    a_child_may_adopt_the_lock,
-    the_holder_is_told,
     bad_ranges_and_modes_are_refused,
     a_lock_and_an_unlock_are_one_system_call_each,
     create_wants_a_new_name_and_open_an_old_one,
@@ -58,7 +48,9 @@ pub(crate) const TESTS: &[Test] = tests![
 pub(crate) const ROLES: &[Role] = roles![locker, adder];
 
 const SHORT: Duration = Duration::from_millis(10);
+
 const LONG: Duration = Duration::from_secs(60);
+
 const KINDS: [&str; 3] = ["ofd", "flock", "record"];
 
 fn path() -> PathBuf {
@@ -414,231 +406,6 @@ fn a_stopped_holder_keeps_it() -> Result<(), Skip> {
     Ok(())
 }
 
-fn a_handle_is_one_owner() -> Result<(), Skip> {
-    for kind in KINDS {
-        for first in [Kind::Exclusive, Kind::Shared] {
-            let _file = Made::new();
-            let own = Any::new(kind);
-            let peer = peer(kind);
-            let guard = own.lock(first, Wait::FOREVER).unwrap();
-            for second in [Kind::Exclusive, Kind::Shared] {
-                let again = |wait| own.lock(second, wait).unwrap_err();
-                assert_eq!(again(Wait::NEVER), LockError::WouldBlock);
-                assert_eq!(again(Wait::FOREVER), LockError::Deadlock);
-                assert_eq!(again(Wait::timeout(LONG)), LockError::Deadlock);
-                std::thread::scope(|s| {
-                    s.spawn(|| assert_eq!(again(Wait::FOREVER), LockError::Deadlock));
-                });
-            }
-            // None of it has released or converted anything.
-            told(&peer, "try exclusive", "WouldBlock");
-            let shares = if first == Kind::Shared { "locked" } else { "WouldBlock" };
-            told(&peer, "try shared", shares);
-            told(&peer, "unlock", "unlocked");
-            drop(guard);
-            told(&peer, "try exclusive", "locked");
-        }
-    }
-    // Bytes that do not meet are another lock.
-    let _file = Made::new();
-    let own = ofd();
-    let low = own.exclusive().range(..10).lock().unwrap();
-    let high = own.shared().range(10..).lock().unwrap();
-    assert_eq!(own.shared().range(9..11).try_lock().unwrap_err(), LockError::WouldBlock);
-    drop(low);
-    let peer = peer("ofd");
-    told(&peer, "try exclusive 0 10", "locked");
-    told(&peer, "try exclusive 10 11", "WouldBlock");
-    drop(high);
-    told(&peer, "try exclusive 10 11", "locked");
-    Ok(())
-}
-
-fn a_second_thread_takes_a_handle_of_its_own() -> Result<(), Skip> {
-    let _file = Made::new();
-    let first = ofd();
-    // The file itself is opened, not its name.
-    std::fs::rename(path(), scratch().join("moved")).unwrap();
-    let second = first.reopen().unwrap();
-    std::fs::rename(scratch().join("moved"), path()).unwrap();
-    let guard = first.lock().unwrap();
-    std::thread::scope(|s| {
-        s.spawn(|| {
-            assert_eq!(second.try_lock().unwrap_err(), LockError::WouldBlock);
-            assert_eq!(second.lock_timeout(SHORT).unwrap_err(), LockError::TimedOut);
-        });
-    });
-    drop(guard);
-    drop(second.try_lock().unwrap());
-    let reader = Options::new().read_only().open(path()).unwrap();
-    assert_eq!(flags(reader.reopen().unwrap()) & OFlags::ACCMODE, OFlags::RDONLY);
-    Ok(())
-}
-
-fn a_failed_lock_leaves_nothing() -> Result<(), Skip> {
-    for kind in KINDS {
-        let _file = Made::new();
-        let own = Any::new(kind);
-        let first = peer(kind);
-        told(&first, "lock exclusive", "locked");
-        own.lock(Kind::Exclusive, Wait::NEVER).unwrap_err();
-        own.lock(Kind::Exclusive, Wait::timeout(SHORT)).unwrap_err();
-        drop(first);
-        let second = peer(kind);
-        told(&second, "lock exclusive", "locked");
-        told(&second, "unlock", "unlocked");
-        drop(own.lock(Kind::Exclusive, Wait::NEVER).unwrap());
-    }
-    Ok(())
-}
-
-fn an_upgrade_keeps_the_shared_lock_until_it_has_the_other() -> Result<(), Skip> {
-    let _file = Made::new();
-    let own = ofd();
-    let peer = peer("ofd");
-    let mut guard = own.shared().lock().unwrap();
-    told(&peer, "lock shared", "locked");
-    let begin = Instant::now();
-    assert_eq!(guard.upgrade(Wait::NEVER), Err(LockError::WouldBlock));
-    assert_eq!(guard.upgrade(Wait::timeout(SHORT)), Err(LockError::TimedOut));
-    assert!(begin.elapsed() >= SHORT);
-    assert_eq!(guard.kind(), Kind::Shared);
-    told(&peer, "unlock", "unlocked");
-    told(&peer, "try exclusive", "WouldBlock");
-    told(&peer, "try shared", "locked");
-    told(&peer, "unlock", "unlocked");
-    guard.upgrade(Wait::FOREVER).unwrap();
-    assert_eq!(guard.kind(), Kind::Exclusive);
-    guard.upgrade(Wait::FOREVER).unwrap();
-    told(&peer, "try shared", "WouldBlock");
-    drop(guard);
-    told(&peer, "try exclusive", "locked");
-    Ok(())
-}
-
-fn a_downgrade_lets_others_share() -> Result<(), Skip> {
-    for kind in KINDS {
-        let _file = Made::new();
-        let own = Any::new(kind);
-        let peer = peer(kind);
-        let guard = own.lock(Kind::Exclusive, Wait::FOREVER).unwrap();
-        peer.say("lock shared");
-        waits(&peer, kind);
-        let guard = match guard {
-            Held::Ofd(mut guard) => {
-                guard.downgrade().unwrap();
-                assert_eq!(guard.kind(), Kind::Shared);
-                Held::Ofd(guard)
-            }
-            Held::Record(mut guard) => {
-                guard.downgrade().unwrap();
-                Held::Record(guard)
-            }
-            Held::Flock(guard) => Held::Flock(guard.downgrade(Wait::FOREVER).unwrap()),
-        };
-        peer.expect("locked");
-        told(&peer, "unlock", "unlocked");
-        told(&peer, "try exclusive", "WouldBlock");
-        drop(guard);
-        told(&peer, "try exclusive", "locked");
-    }
-    Ok(())
-}
-
-fn a_flock_lets_go_to_upgrade() -> Result<(), Skip> {
-    let _file = Made::new();
-    let own = Flock::from(file());
-    let peer = peer("flock");
-    told(&peer, "lock shared", "locked");
-    let guard = own.shared().lock().unwrap();
-    assert_eq!(guard.kind(), Kind::Shared);
-    assert_eq!(guard.upgrade(Wait::NEVER).unwrap_err(), LockError::WouldBlock);
-    // Nothing is held now, by the kernel and by the handle.
-    told(&peer, "upgrade", "upgraded");
-    assert_eq!(own.shared().try_lock().unwrap_err(), LockError::WouldBlock);
-    told(&peer, "unlock", "unlocked");
-    let guard = own.shared().try_lock().unwrap().upgrade(Wait::FOREVER).unwrap();
-    assert_eq!(guard.kind(), Kind::Exclusive);
-    told(&peer, "try shared", "WouldBlock");
-    Ok(())
-}
-
-fn a_circle_of_processes_is_seen() -> Result<(), Skip> {
-    let _file = Made::new();
-    let own = records();
-    let peer = peer("record");
-    let low = own.exclusive().range(..1).lock().unwrap();
-    told(&peer, "lock exclusive 1 2", "locked");
-    peer.say("lock exclusive 0 1");
-    waits(&peer, "record");
-    assert_eq!(own.exclusive().range(1..2).lock().unwrap_err(), LockError::Deadlock);
-    // Also where both upgrade.
-    drop(low);
-    peer.expect("locked");
-    told(&peer, "unlock", "unlocked");
-    told(&peer, "lock shared", "locked");
-    let mut guard = own.shared().lock().unwrap();
-    peer.say("upgrade");
-    waits(&peer, "record");
-    assert_eq!(guard.upgrade(Wait::FOREVER), Err(LockError::Deadlock));
-    assert_eq!(guard.kind(), Kind::Shared);
-    drop(guard);
-    peer.expect("upgraded");
-    Ok(())
-}
-
-fn a_circle_of_descriptions_ends_by_the_deadline() -> Result<(), Skip> {
-    let _file = Made::new();
-    let own = ofd();
-    let peer = peer("ofd");
-    let low = own.exclusive().range(..1).lock().unwrap();
-    told(&peer, "lock exclusive 1 2", "locked");
-    peer.say("lock exclusive 0 1");
-    waits(&peer, "ofd");
-    let error = own.exclusive().range(1..2).lock_timeout(SHORT).unwrap_err();
-    assert_eq!(error, LockError::TimedOut);
-    drop(low);
-    peer.expect("locked");
-    Ok(())
-}
-
-fn any_close_loses_the_locks_of_a_process() -> Result<(), Skip> {
-    for (kind, then) in [("record", "locked"), ("ofd", "WouldBlock"), ("flock", "WouldBlock")] {
-        let _file = Made::new();
-        let own = Any::new(kind);
-        let peer = peer(kind);
-        let guard = own.lock(Kind::Exclusive, Wait::FOREVER).unwrap();
-        told(&peer, "try exclusive", "WouldBlock");
-        std::fs::read(path()).unwrap();
-        told(&peer, "try exclusive", then);
-        drop(guard);
-    }
-    Ok(())
-}
-
-fn a_process_has_one_handle_of_records() -> Result<(), Skip> {
-    let _file = Made::new();
-    let own = records();
-    let guard = own.lock().unwrap();
-    let link = scratch().join("link");
-    std::fs::hard_link(path(), &link).unwrap();
-    let (error, first) = RecordLock::new(file()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::InUse);
-    let (_, second) = RecordLock::new(File::open(&link).unwrap()).unwrap_err();
-    std::fs::remove_file(link).unwrap();
-    // Refusing has closed nothing.
-    let peer = peer("record");
-    told(&peer, "try exclusive", "WouldBlock");
-    drop(guard);
-    drop((first, second, own));
-    told(&peer, "try exclusive", "locked");
-    drop(RecordLock::new(file()).unwrap());
-    let kept = std::os::fd::OwnedFd::from(records());
-    records().try_lock().unwrap_err();
-    drop(kept);
-    Ok(())
-}
-
 /// Runs `work` in a forked child, which must succeed; gives its process id. What the child takes out
 /// of an `Option`, this process keeps.
 pub(crate) fn forked(work: &mut dyn FnMut()) -> Pid {
@@ -658,108 +425,6 @@ pub(crate) fn forked(work: &mut dyn FnMut()) -> Pid {
 pub(crate) fn reaped(child: Pid) {
     let (_, status) = waitpid(Some(child), WaitOptions::empty()).unwrap().unwrap();
     assert_eq!(status.exit_status(), Some(0), "{status:?}");
-}
-
-fn a_guard_dropped_in_a_child_unlocks_nothing() -> Result<(), Skip> {
-    for kind in KINDS {
-        let _file = Made::new();
-        let handle = Any::new(kind);
-        let peer = peer(kind);
-        let mut guard = Some(handle.lock(Kind::Shared, Wait::FOREVER).unwrap());
-        reaped(forked(&mut || {
-            // What a child that goes on as its parent would have done does.
-            let again = handle.lock_part(Kind::Exclusive, 0, None, Wait::NEVER);
-            assert_eq!(again.unwrap_err(), LockError::Forked);
-            let again = handle.lock_part(Kind::Exclusive, 5, Some(6), Wait::FOREVER);
-            assert_eq!(again.unwrap_err(), LockError::Forked);
-            let guard = guard.take().unwrap();
-            assert_eq!(guard.upgrade(Wait::NEVER).unwrap_err(), LockError::Forked);
-            // One of its own keeps to the rules.
-            let mine = Any::new(kind);
-            assert_eq!(mine.lock(Kind::Exclusive, Wait::NEVER).unwrap_err(), LockError::WouldBlock);
-            drop(mine.lock(Kind::Shared, Wait::NEVER).unwrap());
-        }));
-        told(&peer, "try exclusive", "WouldBlock");
-        handle.lock(Kind::Shared, Wait::NEVER).unwrap_err();
-        drop(guard);
-        told(&peer, "try exclusive", "locked");
-    }
-    Ok(())
-}
-
-fn a_child_keeps_what_its_parent_left() -> Result<(), Skip> {
-    for kind in ["ofd", "flock"] {
-        let _file = Made::new();
-        let own = Any::new(kind);
-        let peer = peer(kind);
-        match own.lock(Kind::Exclusive, Wait::FOREVER).unwrap() {
-            Held::Ofd(guard) => guard.leave(),
-            Held::Flock(guard) => guard.leave(),
-            Held::Record(_) => unreachable!("not one of these"),
-        }
-        assert_eq!(own.lock(Kind::Exclusive, Wait::NEVER).unwrap_err(), LockError::WouldBlock);
-        let child = forked(&mut || {
-            loop {
-                rustix::thread::sched_yield();
-            }
-        });
-        drop(own);
-        told(&peer, "try exclusive", "WouldBlock");
-        rustix::process::kill_process(child, Signal::KILL).unwrap();
-        waitpid(Some(child), WaitOptions::empty()).unwrap();
-        told(&peer, "try exclusive", "locked");
-    }
-    Ok(())
-}
-
-fn a_child_may_adopt_the_lock() -> Result<(), Skip> {
-    let _file = Made::new();
-    let own = ofd();
-    let peer = peer("ofd");
-    let mut guard = Some(own.lock().unwrap());
-    reaped(forked(&mut || {
-        own.adopt();
-        assert_eq!(own.try_lock().unwrap_err(), LockError::WouldBlock);
-        told(&peer, "try exclusive", "WouldBlock");
-        drop(guard.take());
-        told(&peer, "try exclusive", "locked");
-        told(&peer, "unlock", "unlocked");
-    }));
-    guard.unwrap().leave();
-    let flock = Flock::from(file());
-    let mut guard = Some(flock.lock().unwrap());
-    reaped(forked(&mut || {
-        flock.adopt();
-        Flock::from(file()).try_lock().unwrap_err();
-        drop(guard.take());
-        drop(Flock::from(file()).try_lock().unwrap());
-    }));
-    guard.unwrap().leave();
-    Ok(())
-}
-
-fn the_holder_is_told() -> Result<(), Skip> {
-    let _file = Made::new();
-    let own = ofd();
-    assert_eq!(own.exclusive().holder(), Ok(None));
-    let guard = own.shared().range(3..9).lock().unwrap();
-    // What is held through this handle stands in nobody's way here.
-    assert_eq!(own.exclusive().holder(), Ok(None));
-    let other = own.reopen().unwrap();
-    let found = other.exclusive().holder().unwrap().unwrap();
-    assert_eq!((found.kind, found.start, found.end), (Kind::Shared, 3, Some(9)));
-    assert_eq!(found.owner, Owner::Description);
-    assert_eq!(other.shared().holder(), Ok(None));
-    assert_eq!(other.exclusive().range(9..).holder(), Ok(None));
-    drop(guard);
-    let peer = peer("record");
-    told(&peer, "lock exclusive 5 -", "locked");
-    let found = own.shared().holder().unwrap().unwrap();
-    assert_eq!((found.kind, found.start, found.end), (Kind::Exclusive, 5, None));
-    let pid = peer.pid().as_raw_nonzero().get().unsigned_abs();
-    assert_eq!(found.owner, Owner::Process(Some(pid)));
-    assert_eq!(records().shared().holder().unwrap().unwrap(), found);
-    Ok(())
 }
 
 fn bad_ranges_and_modes_are_refused() -> Result<(), Skip> {
