@@ -4,6 +4,7 @@ pub(crate) mod binding;
 pub(crate) mod credentials;
 pub(crate) mod descriptors;
 
+use std::net::Shutdown;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::time::{Duration, Instant};
@@ -35,8 +36,10 @@ pub(crate) const TESTS: &[Test] = tests![
     a_full_receiver_is_back_pressure,
     a_dead_receiver_is_closed,
     a_datagram_socket_that_was_shut_down_does_not_spin,
+    what_came_before_a_shutdown_is_received_and_nothing_after_it,
     a_killed_peer_is_the_end,
     unread_data_at_the_peers_end_is_still_the_end,
+    what_a_peer_sent_arrives_though_it_left_messages_unread,
     a_stopped_peer_is_slow_and_not_gone,
     waits_end_by_deadline_and_interrupt,
     a_closed_peer_raises_no_signal,
@@ -230,7 +233,7 @@ fn a_stream_carries_all_bytes_between_processes() -> Result<(), Skip> {
     assert_eq!(back, data);
     assert_eq!(a.recv(&mut []), Ok(0));
     assert_eq!(a.try_recv(&mut [0; 4]), Err(RecvError::Empty));
-    a.shutdown(std::net::Shutdown::Write).unwrap();
+    a.shutdown(Shutdown::Write).unwrap();
     peer.expect("Closed");
     peer.join();
     assert_eq!(a.recv(&mut [0; 4]), Err(RecvError::Closed));
@@ -484,6 +487,29 @@ fn hold(link: &Link) {
     }
 }
 
+fn what_came_before_a_shutdown_is_received_and_nothing_after_it() -> Result<(), Skip> {
+    let (a, b) = Seqpacket::pair().unwrap();
+    let mut buf = [0; 16];
+    b.send(b"before").unwrap();
+    b.send(b"too").unwrap();
+    a.shutdown(Shutdown::Read).unwrap();
+    assert_eq!(b.try_send(b"after"), Err(SendError::Closed));
+    assert_eq!(a.try_recv(&mut buf), Ok(6));
+    assert_eq!(a.try_recv(&mut buf), Ok(3));
+    assert_eq!(a.try_recv(&mut buf), Err(RecvError::Closed));
+    // The other direction goes on.
+    a.send(b"answer").unwrap();
+    assert_eq!(b.try_recv(&mut buf), Ok(6));
+    a.shutdown(Shutdown::Write).unwrap();
+    assert_eq!(b.try_recv(&mut buf), Err(RecvError::Closed));
+    assert_eq!(a.try_send(b"x"), Err(SendError::Closed));
+    b.shutdown(Shutdown::Both).unwrap();
+    let (rx, _tx) = std::io::pipe().unwrap();
+    let error = Seqpacket::from(OwnedFd::from(rx)).shutdown(Shutdown::Both).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Mismatch);
+    Ok(())
+}
+
 fn a_killed_peer_is_the_end() -> Result<(), Skip> {
     let peer = Peer::spawn("unix::hold");
     let (stream, b) = unix::pair().unwrap();
@@ -526,6 +552,26 @@ fn unread_data_at_the_peers_end_is_still_the_end() -> Result<(), Skip> {
     drop(b);
     assert_eq!(a.recv(&mut [0; 16]), Err(RecvError::Closed));
     assert_eq!(a.send(b"x"), Err(SendError::Closed));
+    Ok(())
+}
+
+fn what_a_peer_sent_arrives_though_it_left_messages_unread() -> Result<(), Skip> {
+    let (a, b) = Seqpacket::pair().unwrap();
+    let mut buf = [0; 16];
+    a.send(b"never read").unwrap();
+    b.send(b"answer").unwrap();
+    b.send(b"more").unwrap();
+    drop(b);
+    // The kernel tells of the reset first.
+    assert_eq!(a.recv(&mut buf), Ok(6));
+    assert_eq!(a.fds(1).recv(&mut buf).unwrap().length, 4);
+    assert_eq!(a.try_recv(&mut buf), Err(RecvError::Closed));
+    let (a, b) = Seqpacket::pair().unwrap();
+    a.send(b"never read").unwrap();
+    b.send(b"answer").unwrap();
+    drop(b);
+    assert_eq!(a.fds(1).try_recv(&mut buf).unwrap().length, 6);
+    assert_eq!(a.recv(&mut buf), Err(RecvError::Closed));
     Ok(())
 }
 

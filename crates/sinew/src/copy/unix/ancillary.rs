@@ -149,10 +149,13 @@ impl<S: Socket> Receives for Fds<'_, S> {
             }
             sys::recvmsg(fd, buf, self.max, flags)
         };
-        let got = if S::KIND == Kind::Datagram {
-            datagram::receive(fd, wait, &mut attempt)?
-        } else {
-            drive(fd, PollFlags::IN, wait, &mut attempt).map_err(recv_error)?
+        let got = match S::KIND {
+            Kind::Datagram => datagram::receive(fd, wait, &mut attempt)?,
+            Kind::Stream => drive(fd, PollFlags::IN, wait, &mut attempt).map_err(recv_error)?,
+            Kind::Seqpacket => {
+                let past = |mode| seqpacket::past_reset(|| attempt(mode));
+                drive(fd, PollFlags::IN, wait, past).map_err(recv_error)?
+            }
         };
         if got.cut {
             return Err(RecvError::Truncated);

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
 use rustix::net::{RecvFlags, SocketType};
 
 use super::message::{recv_error, recv_flags, send_flags, send_once, whole};
@@ -56,6 +57,23 @@ impl Seqpacket {
             .map(|(a, b)| (Self(a), Self(b)))
             .map_err(|e| Error::os("make a pair of sockets", e).on(Mechanism::UnixSeqpacket))
     }
+
+    /// Ends one direction or both, for every process that has the socket.
+    ///
+    /// After `Read` the other side's sends are [`Closed`](crate::SendError::Closed), and what they sent
+    /// before is still received, up to the end: so a server finishes what it has accepted.
+    ///
+    /// # Errors
+    /// [`Mismatch`](crate::ErrorKind::Mismatch) if the descriptor is no socket.
+    pub fn shutdown(&self, how: std::net::Shutdown) -> Result<()> {
+        let how = match how {
+            std::net::Shutdown::Read => rustix::net::Shutdown::Read,
+            std::net::Shutdown::Write => rustix::net::Shutdown::Write,
+            std::net::Shutdown::Both => rustix::net::Shutdown::Both,
+        };
+        rustix::net::shutdown(&self.0, how)
+            .map_err(|e| Error::os("shut down", e).on(Mechanism::UnixSeqpacket))
+    }
 }
 
 impl AsFd for Seqpacket {
@@ -99,13 +117,24 @@ impl Receives for Seqpacket {
         let fd = self.as_fd();
         let got = drive(fd, PollFlags::IN, wait, |mode| {
             let flags = recv_flags(mode).union(RecvFlags::TRUNC);
-            rustix::net::recv(fd, &mut *buf, flags).map(|(_, length)| length)
+            past_reset(|| rustix::net::recv(fd, &mut *buf, flags).map(|(_, length)| length))
         });
         match got {
             Ok(0) => empty_or_end(fd),
             Ok(length) => whole(length, buf.len()),
             Err(stop) => Err(recv_error(stop)),
         }
+    }
+}
+
+/// Receives what came before a reset. A peer that is closed with messages that it never read leaves an
+/// error here, once, which the kernel tells before the messages of that peer; after it come these,
+/// and then the end.
+#[inline]
+pub(super) fn past_reset<T>(mut attempt: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
+    match attempt() {
+        Err(Errno::CONNRESET) => attempt(),
+        done => done,
     }
 }
 
