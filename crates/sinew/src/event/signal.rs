@@ -40,7 +40,8 @@
 //! [`Set::block`] keeps signals pending for the calling thread, until the [`Scope`] is dropped. A signal to a
 //! *process* goes to any one of its threads that does not block it: block before the first thread is
 //! started, because a new thread has the mask of the one that starts it. A program that is started
-//! also has it, and keeps it over exec: start it within [`Set::unblock`].
+//! also has it, and keeps it over exec: start it with
+//! [`unblock_signals`](crate::command::CommandExt::unblock_signals).
 //!
 //! # Crashes
 //! What was sent stays with its receiver, whatever becomes of the sender. What is pending ends with

@@ -7,7 +7,9 @@
 //! - [`spawn_with_listen_fds`](CommandExt::spawn_with_listen_fds): sockets in the way of systemd's
 //!   socket activation, which many servers understand;
 //! - [`die_with_parent`](CommandExt::die_with_parent): no orphan is left when you are killed;
-//! - [`keep_only`](CommandExt::keep_only): nothing else goes along, whoever opened it.
+//! - [`keep_only`](CommandExt::keep_only): nothing else goes along, whoever opened it;
+//! - [`unblock_signals`](CommandExt::unblock_signals): signals end the program as usual, whatever is
+//!   blocked here.
 //!
 //! For a pipe or a socket as stdin, stdout or stderr std has what it takes: `OwnedFd`, and what
 //! becomes one, is a [`Stdio`](std::process::Stdio).
@@ -144,6 +146,25 @@ pub trait CommandExt {
     /// ```
     fn die_with_parent(&mut self, signal: Signal) -> &mut Self;
 
+    /// Starts the program with no signal blocked, whatever the thread that starts it blocks.
+    ///
+    /// A program inherits the mask of signals, and most programs rely on an empty one. Who reads its
+    /// own signals from a [`signalfd`](crate::signalfd) blocks them, and would start programs that
+    /// SIGTERM cannot end. Unblocking them here for a moment instead would let them strike here.
+    ///
+    /// ```
+    /// use std::process::Command;
+    /// use sinew::command::CommandExt;
+    /// use sinew::signal::{Set, Signal};
+    ///
+    /// let _held = Set::from(Signal::TERM).block()?;
+    /// let mut child = Command::new("sleep").arg("1000").unblock_signals().spawn().unwrap();
+    /// sinew::signal::Target::process(child.id()).send(Signal::TERM)?;
+    /// assert!(!child.wait().unwrap().success());
+    /// # Ok::<(), sinew::Error>(())
+    /// ```
+    fn unblock_signals(&mut self) -> &mut Self;
+
     /// Starts the program with sockets (or other descriptors) as systemd's socket activation does:
     /// at 3, 4, ... in the given order, with LISTEN_FDS, LISTEN_FDNAMES and LISTEN_PID in its
     /// environment. See sd_listen_fds(3); [`listen_fds`] is the other side.
@@ -218,6 +239,11 @@ impl CommandExt for Command {
         unsafe { self.pre_exec(move || die_with(parent, signal)) }
     }
 
+    fn unblock_signals(&mut self) -> &mut Self {
+        // SAFETY: the hook makes a plain system call and allocates nothing.
+        unsafe { self.pre_exec(block_nothing) }
+    }
+
     fn spawn_with_listen_fds<N, F>(
         &mut self,
         fds: impl IntoIterator<Item = (N, F)>,
@@ -276,6 +302,17 @@ fn close_on_exec(first: u32, last: u32) -> io::Result<()> {
     // nobody's descriptor goes while it is in use.
     let done =
         unsafe { libc::syscall(libc::SYS_close_range, first, last, libc::CLOSE_RANGE_CLOEXEC) };
+    if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// In the child.
+fn block_nothing() -> io::Result<()> {
+    let mut nothing = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: it fills the set, which is of this frame.
+    unsafe { libc::sigemptyset(nothing.as_mut_ptr()) };
+    // SAFETY: it reads the set, filled above; the old mask is not asked for.
+    let done =
+        unsafe { libc::sigprocmask(libc::SIG_SETMASK, nothing.as_ptr(), std::ptr::null_mut()) };
     if done == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 

@@ -19,7 +19,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use sinew::ErrorKind;
 use sinew::command::{self, CommandExt};
 use sinew::inet::{self, Listener};
-use sinew::signal::Signal;
+use sinew::signal::{Set, Signal};
 use sinew::wait::{Accepts, Receives};
 use sinew_testkit::{Link, Peer, Role, Skip, Test, census, roles, scratch, skip, tests};
 
@@ -39,6 +39,7 @@ pub(crate) const TESTS: &[Test] = tests![
     what_this_process_opened_is_not_inherited,
     a_child_dies_with_its_parent,
     a_child_of_a_parent_that_is_dead_already_never_starts,
+    a_program_starts_with_no_signal_blocked,
     a_shell_understands_activation,
     a_python_server_understands_activation,
     an_activated_program_takes_its_listener,
@@ -395,6 +396,22 @@ fn a_child_of_a_parent_that_is_dead_already_never_starts() -> Result<(), Skip> {
     gate.write_all(b"x").unwrap();
     assert!(ended(child));
     assert_eq!(read_to_string(alive).unwrap(), "", "the program never ran");
+    Ok(())
+}
+
+fn a_program_starts_with_no_signal_blocked() -> Result<(), Skip> {
+    let _held = Set::all().block().unwrap();
+    let blocked = |unblocked| {
+        let mut command = Command::new("grep");
+        command.args(["SigBlk", "/proc/self/status"]);
+        if unblocked {
+            command.unblock_signals();
+        }
+        String::from_utf8(command.output().unwrap().stdout).unwrap()
+    };
+    assert_eq!(blocked(true), "SigBlk:\t0000000000000000\n");
+    assert_ne!(blocked(false), blocked(true));
+    assert_eq!(Set::blocked().unwrap(), Set::all(), "here nothing changed");
     Ok(())
 }
 
