@@ -183,7 +183,7 @@ impl Instance {
 
 /// What a poller watches, and the watching. Dropping it ends both.
 ///
-/// It is what it holds (`Deref`), but only to look at: what it watches cannot be exchanged for something else.
+/// It is what it holds (`Deref`), and [`get_mut`](Self::get_mut) changes that.
 pub struct Registered<F: AsFd> {
     poller: Arc<Instance>,
     /// Taken only by those that end the object.
@@ -204,6 +204,16 @@ impl<F: AsFd> Registered<F> {
         let data = epoll::EventData::new_u64(token.0);
         epoll::modify(&self.poller.epoll, self.as_fd(), data, interest.flags())
             .map_err(|errno| refused(operation, errno))
+    }
+
+    /// What is watched, to change it. It has to keep its descriptor: another one in its place is
+    /// not watched, and the old one can be left behind in the poller, as
+    /// [the module](self) says.
+    pub fn get_mut(&mut self) -> &mut F {
+        match &mut self.source {
+            Some(source) => source,
+            None => unreachable!("only what ends the object takes it"),
+        }
     }
 
     /// Ends the watching, and gives back what was watched.

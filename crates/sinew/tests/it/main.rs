@@ -6,6 +6,7 @@ mod anonymous;
 mod barrier;
 mod command;
 mod crash;
+mod event_loop;
 mod eventfd;
 mod fd;
 mod fifo;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         .add(crash::TESTS, crash::ROLES)
         .add(fd::TESTS, fd::ROLES)
         .add(eventfd::TESTS, eventfd::ROLES)
+        .add(event_loop::TESTS, event_loop::ROLES)
         .add(fifo::TESTS, fifo::ROLES)
         .add(file::TESTS, file::ROLES)
         .add(futex::TESTS, futex::ROLES)

@@ -381,12 +381,13 @@ fn a_signal_ends_no_wait_and_moves_no_deadline() -> Result<(), Skip> {
 fn one_wait_is_one_system_call() -> Result<(), Skip> {
     // With the page that is wiped; without it each wait asks for the process id before.
     pretend("");
-    let waits: [(fn() -> Wait<'static>, i64); 3] = [
-        (|| Wait::FOREVER, libc::SYS_epoll_pwait),
-        (|| Wait::NEVER, libc::SYS_epoll_pwait),
-        (|| Wait::timeout(LONG), libc::SYS_epoll_pwait2),
+    // A deadline takes two looks at the clock.
+    let waits = [
+        (Some(Wait::FOREVER), libc::SYS_epoll_pwait, 100),
+        (Some(Wait::NEVER), libc::SYS_epoll_pwait, 100),
+        (None, libc::SYS_epoll_pwait2, 600),
     ];
-    for (wait, number) in waits {
+    for (wait, number, instructions) in waits {
         // The child that is measured makes its own.
         let mut made: Option<(Poller, Registered<OwnedFd>, Events)> = None;
         let done = steps::measure(2, || {
@@ -396,14 +397,15 @@ fn one_wait_is_one_system_call() -> Result<(), Skip> {
                 bump(&source);
                 (poller, source, Events::with_capacity(8))
             });
-            assert_eq!(poller.fill(events).wait_for(wait()), Ok(1));
+            let wait = wait.unwrap_or_else(|| Wait::timeout(LONG));
+            assert_eq!(poller.fill(events).wait_for(wait), Ok(1));
         });
         let Ok(done) = done else {
             return skip("this process may not trace its own child");
         };
         assert_eq!(done.calls.iter().map(|call| call.number).collect::<Vec<_>>(), [number]);
         if cfg!(not(debug_assertions)) {
-            assert!(done.calls[0].instructions_before <= 200, "{done:?}");
+            assert!(done.calls[0].instructions_before <= instructions, "{done:?}");
         }
     }
     Ok(())
@@ -528,6 +530,17 @@ fn a_registration_gives_back_or_borrows() -> Result<(), Skip> {
     bump(&shared);
     assert_eq!(now(&poller), [A]);
     assert!(format!("{again:?}").starts_with("Registered("));
+
+    // What is watched can be changed, as long as its descriptor stays.
+    struct Counting(OwnedFd, u64);
+    impl AsFd for Counting {
+        fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+            self.0.as_fd()
+        }
+    }
+    let mut counting = poller.add(Counting(counter(), 0), B, Interest::READABLE).unwrap();
+    counting.get_mut().1 += 1;
+    assert_eq!((counting.1, counting.into_inner().1), (1, 1));
     Ok(())
 }
 
