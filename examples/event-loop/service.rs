@@ -16,7 +16,7 @@ use sinew::command::CommandExt;
 use sinew::pidfd::{self, Child, Exit};
 use sinew::poller::{Event, Events, Interest, Poller, Registered, Token};
 use sinew::signal::{Set, Signal};
-use sinew::signalfd::{Kind, Signalfd};
+use sinew::signalfd::{Kind, SignalFd};
 use sinew::timerfd::{Clock, Fired, Schedule, Timer};
 use sinew::unix::{Address, SeqpacketListener, Socket};
 use sinew::wait::{Accepts, Opens, Receives, Sends, Wait, Waits};
@@ -143,7 +143,7 @@ struct Service<'a> {
     poller: Poller,
     path: PathBuf,
     settings: Settings,
-    signals: Registered<Signalfd>,
+    signals: Registered<SignalFd>,
     timer: Registered<Timer>,
     /// None once the service ends.
     door: Option<Registered<SeqpacketListener>>,
@@ -172,7 +172,7 @@ impl<'a> Service<'a> {
             sinew::Error::new(ErrorKind::InvalidInput, "read the settings").because(wrong)
         })?;
         let read = Interest::READABLE;
-        let signals = poller.add(Signalfd::new(signals)?, Source::Signals.token(), read)?;
+        let signals = poller.add(SignalFd::new(signals)?, Source::Signals.token(), read)?;
         let timer = Timer::new(Clock::Monotonic)?;
         if let Some(period) = settings.period {
             timer.arm(Schedule::every(period))?;

@@ -1,7 +1,7 @@
 //! A process as a descriptor: it tells the end, takes signals, and never means another process.
 //!
 //! A pid is a number, which the kernel gives to the next process soon after its owner is gone. A
-//! [`Pidfd`] stays with the one process for which it was opened: what is done through it after the end
+//! [`PidFd`] stays with the one process for which it was opened: what is done through it after the end
 //! fails, and strikes nobody else.
 //!
 //! ```
@@ -17,35 +17,35 @@
 //! # Waiting for the end
 //! | | of a child | of any process |
 //! |---|---|---|
-//! | that it ended | [`exited`](Pidfd::exited) | [`exited`](Pidfd::exited) |
-//! | how it ended | [`wait`](Waits::wait), which also reaps it | [`exit`](Pidfd::exit), on Linux 6.15, once its parent has reaped it |
+//! | that it ended | [`exited`](PidFd::exited) | [`exited`](PidFd::exited) |
+//! | how it ended | [`wait`](Waits::wait), which also reaps it | [`exit`](PidFd::exit), on Linux 6.15, once its parent has reaped it |
 //!
-//! A `Pidfd` in a [`Poller`](crate::poller::Poller) is readable from the end on, and stays so. The end is
+//! A `PidFd` in a [`Poller`](crate::poller::Poller) is readable from the end on, and stays so. The end is
 //! that of the last thread: a process whose first thread ended earlier runs on.
 //!
 //! A child that ended stays a *zombie* until its parent has waited for it: the number is still its
-//! own, signals go nowhere, and the poller tells. [`state`](Pidfd::state) tells the three apart:
+//! own, signals go nowhere, and the poller tells. [`state`](PidFd::state) tells the three apart:
 //!
-//! | [`State`] | poller | [`signal`](crate::signal) | [`pid`](Pidfd::pid) | `wait` of the parent |
+//! | [`State`] | poller | [`signal`](crate::signal) | [`pid`](PidFd::pid) | `wait` of the parent |
 //! |---|---|---|---|---|
 //! | `Running` | - | arrives | its number | waits |
 //! | `Ended` | readable | Ok, and nothing happens | its number | gives the [`Exit`] |
 //! | `Reaped` | readable | `NotFound` (ESRCH) | `NotFound` | ECHILD |
 //!
 //! # Which process is it
-//! - [`spawn`] and [`own`](Pidfd::own) leave no doubt.
+//! - [`spawn`] and [`own`](PidFd::own) leave no doubt.
 //! - The pidfd of a peer of a UNIX socket ([`peer_pidfd`](crate::unix::Socket::peer_pidfd)), or one that
 //!   another process sent, is of the process that the kernel or the sender means.
-//! - [`open`](Pidfd::open) takes a number and gives whoever has it *now*. Where the number was noted earlier,
+//! - [`open`](PidFd::open) takes a number and gives whoever has it *now*. Where the number was noted earlier,
 //!   note the [`Identity`] with it, and compare: no two processes ever have the same one.
 //!
 //! ```
-//! use sinew::pidfd::{Identity, Pidfd};
+//! use sinew::pidfd::{Identity, PidFd};
 //!
 //! // As it would be written into a file, and read again by somebody else.
-//! let noted = (std::process::id(), Pidfd::own()?.identity()?.to_string());
+//! let noted = (std::process::id(), PidFd::own()?.identity()?.to_string());
 //!
-//! let found = Pidfd::open(noted.0)?;
+//! let found = PidFd::open(noted.0)?;
 //! let same = found.identity()? == noted.1.parse::<Identity>()?;
 //! assert!(same, "the process of that time still runs");
 //! # Ok::<(), sinew::Error>(())
@@ -53,12 +53,12 @@
 //!
 //! # Namespaces
 //! A number means something in one pid namespace only, and a process may have none in this one: then
-//! [`pid`](Pidfd::pid) says so. A pidfd can be sent over a UNIX socket to any namespace, and tells the end
+//! [`pid`](PidFd::pid) says so. A pidfd can be sent over a UNIX socket to any namespace, and tells the end
 //! there; signals go to processes of the same namespace and those below it only.
 //!
 //! # Threads
 //! A pidfd of a single thread (`PIDFD_THREAD`, Linux 6.9) becomes readable at the end of that thread,
-//! not of the process, and can be waited for by nobody. It is not taken for a `Pidfd`.
+//! not of the process, and can be waited for by nobody. It is not taken for a `PidFd`.
 //!
 //! # After a crash
 //! It is the proof of death: readable exactly when the process is gone, whoever holds its pipes,
@@ -97,7 +97,7 @@ pub use identity::Identity;
 /// parent: [`exited`](Self::exited) is for everybody. Where SIGCHLD is ignored, the kernel reaps
 /// children itself, and the wait ends with ECHILD too.
 #[derive(Debug)]
-pub struct Pidfd(OwnedFd);
+pub struct PidFd(OwnedFd);
 
 /// Whether a process runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -110,7 +110,7 @@ pub enum State {
     Reaped,
 }
 
-impl Pidfd {
+impl PidFd {
     /// The process that has this number now, in the pid namespace of this process. See
     /// [the module](self) about who that is.
     ///
@@ -245,7 +245,7 @@ impl Pidfd {
 /// How long to wait for a tracer to let go of a child that ended.
 const NAP: Duration = Duration::from_millis(1);
 
-impl Waits for Pidfd {
+impl Waits for PidFd {
     type Waited = Exit;
 
     fn wait_for(&self, wait: Wait<'_>) -> Result<Exit, WaitError> {
@@ -274,10 +274,10 @@ impl Waits for Pidfd {
     }
 }
 
-/// The end of a process, whoever's child it is. Made by [`Pidfd::exited`].
+/// The end of a process, whoever's child it is. Made by [`PidFd::exited`].
 #[derive(Clone, Copy, Debug)]
 #[must_use = "it waits for nothing until `wait`"]
-pub struct Exited<'a>(&'a Pidfd);
+pub struct Exited<'a>(&'a PidFd);
 
 impl Waits for Exited<'_> {
     type Waited = ();
@@ -288,19 +288,19 @@ impl Waits for Exited<'_> {
     }
 }
 
-impl AsFd for Pidfd {
+impl AsFd for PidFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
 }
 
-impl From<Pidfd> for OwnedFd {
-    fn from(pidfd: Pidfd) -> Self {
+impl From<PidFd> for OwnedFd {
+    fn from(pidfd: PidFd) -> Self {
         pidfd.0
     }
 }
 
-impl TryFrom<OwnedFd> for Pidfd {
+impl TryFrom<OwnedFd> for PidFd {
     type Error = Error;
 
     /// Takes what is a pidfd of a process.

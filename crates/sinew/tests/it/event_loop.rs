@@ -18,7 +18,7 @@ use std::fs;
 use std::time::Duration;
 
 use rustix::process::{Pid, WaitOptions, wait};
-use sinew::pidfd::{Exit, Pidfd};
+use sinew::pidfd::{Exit, PidFd};
 use sinew::signal::{Signal, Target};
 use sinew::timerfd::{Clock, Schedule, Timer};
 use sinew::unix::{Address, Seqpacket, Socket};
@@ -97,8 +97,8 @@ fn start_with(text: &str, order: &str) -> Service {
 }
 
 impl Service {
-    fn pidfd(&self) -> Pidfd {
-        Pidfd::open(self.0.pid().as_raw_nonzero().get().unsigned_abs()).unwrap()
+    fn pidfd(&self) -> PidFd {
+        PidFd::open(self.0.pid().as_raw_nonzero().get().unsigned_abs()).unwrap()
     }
 
     fn signal(&self, signal: Signal) {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use rustix::time::{ClockId, clock_gettime};
 use sinew::command::CommandExt;
-use sinew::pidfd::{self, Child, Exit, Identity, Pidfd, State};
+use sinew::pidfd::{self, Child, Exit, Identity, PidFd, State};
 use sinew::poller::{Events, Interest, Poller, Token};
 use sinew::signal::Signal;
 use sinew::wait::{Interrupt, Receives, Wait, Waits};
@@ -60,8 +60,8 @@ fn sleeper() -> Child {
     pidfd::spawn(Command::new("sleep").arg("1000")).unwrap()
 }
 
-fn of(peer: &Peer) -> Pidfd {
-    Pidfd::open(peer.pid().as_raw_nonzero().get().unsigned_abs()).unwrap()
+fn of(peer: &Peer) -> PidFd {
+    PidFd::open(peer.pid().as_raw_nonzero().get().unsigned_abs()).unwrap()
 }
 
 fn killed_by(signal: Signal) -> Exit {
@@ -193,7 +193,7 @@ fn one_of_several_waiters_has_the_exit() -> Result<(), Skip> {
 
 /// Watches a process that is not its child.
 fn watcher(link: &Link) {
-    let watched = Pidfd::try_from(link.recv_fd()).unwrap();
+    let watched = PidFd::try_from(link.recv_fd()).unwrap();
     for wait in [Wait::NEVER, Wait::FOREVER, Wait::timeout(LONG)] {
         assert_eq!(watched.wait_for(wait), Err(WaitError::Os(libc::ECHILD)));
     }
@@ -273,24 +273,24 @@ fn a_process_runs_ends_and_is_reaped() -> Result<(), Skip> {
     let pid = child.pid().unwrap();
     assert_eq!(child.state(), State::Running);
     assert_eq!(std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap(), "sleep\n");
-    assert_eq!(Pidfd::open(pid).unwrap().identity().unwrap(), child.identity().unwrap());
+    assert_eq!(PidFd::open(pid).unwrap().identity().unwrap(), child.identity().unwrap());
     child.signal(Signal::KILL).unwrap();
     child.exited().wait().unwrap();
     assert_eq!(child.state(), State::Ended);
     // A zombie has its number, and takes signals to no effect.
     assert_eq!(child.pid().unwrap(), pid);
     child.signal(Signal::KILL).unwrap();
-    assert_eq!(Pidfd::open(pid).unwrap().state(), State::Ended);
+    assert_eq!(PidFd::open(pid).unwrap().state(), State::Ended);
     child.wait().unwrap();
     assert_eq!(child.state(), State::Reaped);
     assert_eq!(child.pid().unwrap_err().kind(), ErrorKind::NotFound);
     assert_eq!(child.signal(Signal::KILL).unwrap_err().kind(), ErrorKind::NotFound);
     // Nobody takes the number so soon again: the kernel counts on.
-    let error = Pidfd::open(pid).unwrap_err();
+    let error = PidFd::open(pid).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.to_string().starts_with(&format!("pidfd process {pid}: ")), "{error}");
     for nobody in [0, u32::MAX, i32::MAX.unsigned_abs()] {
-        assert_eq!(Pidfd::open(nobody).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(PidFd::open(nobody).unwrap_err().kind(), ErrorKind::NotFound);
     }
     Ok(())
 }
@@ -402,12 +402,12 @@ fn stranger(link: &Link) {
         match words.as_slice() {
             b"become nobody" => become_nobody(),
             b"fd" => {
-                let pidfd = Pidfd::try_from(fds.remove(0)).unwrap();
+                let pidfd = PidFd::try_from(fds.remove(0)).unwrap();
                 link.say(format!("{:?}", pidfd.signal(Signal::TERM).unwrap_err().kind()));
                 // Looking is allowed to everybody.
                 assert_eq!(pidfd.state(), State::Running);
             }
-            _ => link.say(Pidfd::own().unwrap().identity().unwrap()),
+            _ => link.say(PidFd::own().unwrap().identity().unwrap()),
         }
     }
 }
@@ -418,7 +418,7 @@ fn a_signal_to_another_user_is_refused() -> Result<(), Skip> {
     }
     let peer = Peer::spawn("pidfd::stranger");
     peer.say("become nobody");
-    peer.send_fd(Pidfd::own().unwrap());
+    peer.send_fd(PidFd::own().unwrap());
     peer.expect("PermissionDenied");
     Ok(())
 }
@@ -435,7 +435,7 @@ fn an_identity_is_the_same_from_everywhere() -> Result<(), Skip> {
         assert_eq!(text.contains("-start-"), fallbacks_forced() || !kernel_is_at_least(6, 9));
     }
     assert_ne!(of(&a).identity().unwrap(), of(&b).identity().unwrap());
-    assert_ne!(Pidfd::own().unwrap().identity().unwrap(), of(&a).identity().unwrap());
+    assert_ne!(PidFd::own().unwrap().identity().unwrap(), of(&a).identity().unwrap());
     // A zombie has it too.
     let pidfd = of(&a);
     let before = pidfd.identity().unwrap();
@@ -457,7 +457,7 @@ fn an_identity_is_the_same_from_everywhere() -> Result<(), Skip> {
 }
 
 /// A child of this process, with this number, which waits for a signal.
-fn child_with_number(number: i32) -> Option<Pidfd> {
+fn child_with_number(number: i32) -> Option<PidFd> {
     let numbers = [number];
     let mut fd = -1_i32;
     // SAFETY: all zeros is what clone3 takes for "nothing asked for".
@@ -484,7 +484,7 @@ fn child_with_number(number: i32) -> Option<Pidfd> {
             _ => {
                 // SAFETY: the kernel put a new descriptor there.
                 let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-                return Some(Pidfd::try_from(fd).unwrap());
+                return Some(PidFd::try_from(fd).unwrap());
             }
         }
     }
@@ -501,7 +501,7 @@ fn numbers(link: &Link) {
     if private.is_err() {
         return link.say("may not");
     }
-    let outer = Pidfd::own().unwrap();
+    let outer = PidFd::own().unwrap();
     // SAFETY: one thread.
     match unsafe { libc::fork() } {
         0 => {
@@ -521,7 +521,7 @@ fn numbers(link: &Link) {
             unsafe { libc::_exit(0) }
         }
         first => {
-            let first = Pidfd::open(first.unsigned_abs()).unwrap();
+            let first = PidFd::open(first.unsigned_abs()).unwrap();
             assert_eq!(first.wait(), Ok(Exit::Code(0)));
         }
     }
@@ -533,7 +533,7 @@ fn reuse(link: &Link) {
     assert_eq!(noted.0, 4321);
     first.signal(Signal::KILL).unwrap();
     assert_eq!(first.wait(), Ok(killed_by(Signal::KILL)));
-    assert_eq!(Pidfd::open(4321).unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(PidFd::open(4321).unwrap_err().kind(), ErrorKind::NotFound);
     // Start times count in ticks of 10 ms: wait for the next one.
     let tick = || {
         let now = clock_gettime(ClockId::Boottime);
@@ -545,7 +545,7 @@ fn reuse(link: &Link) {
     }
     let second = child_with_number(4321).unwrap();
     // The number means the second one now; everything kept of the first one does not.
-    let found = Pidfd::open(noted.0).unwrap();
+    let found = PidFd::open(noted.0).unwrap();
     assert_ne!(found.identity().unwrap(), noted.1);
     assert_eq!(found.identity().unwrap(), second.identity().unwrap());
     assert_eq!(first.state(), State::Reaped);
@@ -586,12 +586,12 @@ fn mistake(link: &Link) {
     let error = started.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
     assert!(error.to_string().contains("SIGCHLD is ignored"), "{error}");
-    let left_alone = Pidfd::open(number).unwrap().exited().wait_timeout(SHORT * 10);
+    let left_alone = PidFd::open(number).unwrap().exited().wait_timeout(SHORT * 10);
     assert_eq!(left_alone, Err(WaitError::TimedOut));
     link.say("done");
 }
 
-fn elsewhere(link: &Link, outer: &Pidfd) {
+fn elsewhere(link: &Link, outer: &PidFd) {
     let error = outer.pid().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unsupported);
     assert!(error.to_string().contains("pid namespace"), "{error}");
@@ -659,7 +659,7 @@ fn a_thread_is_no_process() -> Result<(), Skip> {
             let _ = ends.recv();
         });
         let thread = tells.recv().unwrap();
-        let error = Pidfd::open(thread.as_raw_nonzero().get().unsigned_abs()).unwrap_err();
+        let error = PidFd::open(thread.as_raw_nonzero().get().unsigned_abs()).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput);
         assert!(error.to_string().contains("number of a thread"), "{error}");
         // PIDFD_THREAD is O_EXCL.
@@ -669,7 +669,7 @@ fn a_thread_is_no_process() -> Result<(), Skip> {
         if made >= 0 {
             // SAFETY: the kernel made it just now.
             let fd = unsafe { OwnedFd::from_raw_fd(i32::try_from(made).unwrap()) };
-            let error = Pidfd::try_from(fd).unwrap_err();
+            let error = PidFd::try_from(fd).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Mismatch);
             assert!(error.to_string().contains("pidfd of a thread"), "{error}");
         }
@@ -682,18 +682,18 @@ fn only_a_pidfd_is_taken_for_one() -> Result<(), Skip> {
     let (rx, _tx) = std::io::pipe().unwrap();
     let poller = std::fs::File::open("/proc/self").unwrap();
     for other in [OwnedFd::from(rx), poller.into()] {
-        let error = Pidfd::try_from(other).unwrap_err();
+        let error = PidFd::try_from(other).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Mismatch);
         assert!(error.to_string().contains("it is no pidfd"), "{error}");
     }
     // Of this process, of a child, of a zombie, and of one that is gone.
-    Pidfd::try_from(OwnedFd::from(Pidfd::own().unwrap())).unwrap();
-    let child = Pidfd::try_from(OwnedFd::from(sleeper().into_pidfd())).unwrap();
+    PidFd::try_from(OwnedFd::from(PidFd::own().unwrap())).unwrap();
+    let child = PidFd::try_from(OwnedFd::from(sleeper().into_pidfd())).unwrap();
     child.signal(Signal::KILL).unwrap();
     child.exited().wait().unwrap();
-    let zombie = Pidfd::try_from(OwnedFd::from(child)).unwrap();
+    let zombie = PidFd::try_from(OwnedFd::from(child)).unwrap();
     zombie.wait().unwrap();
-    let gone = Pidfd::try_from(OwnedFd::from(zombie)).unwrap();
+    let gone = PidFd::try_from(OwnedFd::from(zombie)).unwrap();
     assert_eq!(gone.state(), State::Reaped);
     let flags = rustix::io::fcntl_getfd(&gone).unwrap();
     assert!(flags.contains(rustix::io::FdFlags::CLOEXEC));

@@ -7,14 +7,14 @@ use std::process::{self, ChildStderr, ChildStdin, ChildStdout, Command};
 use rustix::io::Errno;
 use rustix::process::{PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 
-use super::{Pidfd, failed};
+use super::{PidFd, failed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mechanism::Mechanism;
 use crate::process::target::number;
 
 /// A child, by its pidfd; made by [`spawn`].
 ///
-/// It is a [`Pidfd`] (`Deref`) that this process is the parent of. std's own `Child` waits and
+/// It is a [`PidFd`] (`Deref`) that this process is the parent of. std's own `Child` waits and
 /// kills by number, and must not be used beside it; so it is taken apart, and what is left of it are
 /// the pipes.
 ///
@@ -28,7 +28,7 @@ pub struct Child {
     pub stdout: Option<ChildStdout>,
     /// Its standard error, if the command asked for a pipe.
     pub stderr: Option<ChildStderr>,
-    pidfd: Pidfd,
+    pidfd: PidFd,
 }
 
 /// Starts a program.
@@ -78,7 +78,7 @@ pub fn spawn_by(start: impl FnOnce() -> Result<process::Child>) -> Result<Child>
 }
 
 /// The number is the child's own until somebody waits for it, and nobody but us has it yet.
-fn pidfd_of(child: &process::Child) -> Result<Pidfd> {
+fn pidfd_of(child: &process::Child) -> Result<PidFd> {
     const OPEN: &str = "open a child (pidfd_open)";
     let gone = |errno| {
         failed(OPEN, errno)
@@ -98,7 +98,7 @@ fn pidfd_of(child: &process::Child) -> Result<Pidfd> {
     // Where the kernel reaps children by itself, the number may be a stranger's already.
     match waitid(WaitId::PidFd(pidfd.as_fd()), look()) {
         Err(Errno::CHILD) => Err(gone(Errno::CHILD)),
-        _ => Ok(Pidfd(pidfd)),
+        _ => Ok(PidFd(pidfd)),
     }
 }
 
@@ -110,15 +110,15 @@ fn look() -> WaitIdOptions {
 impl Child {
     /// The pidfd alone.
     #[must_use]
-    pub fn into_pidfd(self) -> Pidfd {
+    pub fn into_pidfd(self) -> PidFd {
         self.pidfd
     }
 }
 
 impl Deref for Child {
-    type Target = Pidfd;
+    type Target = PidFd;
 
-    fn deref(&self) -> &Pidfd {
+    fn deref(&self) -> &PidFd {
         &self.pidfd
     }
 }

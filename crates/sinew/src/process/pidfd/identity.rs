@@ -8,7 +8,7 @@ use std::str::FromStr;
 use rustix::fs::{fstat, fstatfs};
 use rustix::io::Errno;
 
-use super::{Pidfd, failed};
+use super::{PidFd, failed};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::Feature;
 use crate::mechanism::Mechanism;
@@ -38,7 +38,7 @@ enum Process {
 const PIDFS: u32 = 0x5049_4446;
 
 impl Identity {
-    pub(super) fn of(pidfd: &Pidfd) -> Result<Self> {
+    pub(super) fn of(pidfd: &PidFd) -> Result<Self> {
         let process = match inode(pidfd)? {
             Some(inode) => Process::Inode(inode),
             None => started(pidfd)?,
@@ -48,7 +48,7 @@ impl Identity {
 }
 
 /// Its inode number, where each process has one of its own.
-fn inode(pidfd: &Pidfd) -> Result<Option<u64>> {
+fn inode(pidfd: &PidFd) -> Result<Option<u64>> {
     if !Feature::Pidfs.usable() {
         return Ok(None);
     }
@@ -60,7 +60,7 @@ fn inode(pidfd: &Pidfd) -> Result<Option<u64>> {
     Ok(Some(fstat(pidfd).map_err(failed)?.st_ino))
 }
 
-fn started(pidfd: &Pidfd) -> Result<Process> {
+fn started(pidfd: &PidFd) -> Result<Process> {
     let pid = pidfd.pid()?;
     let path = format!("/proc/{pid}/stat");
     let stat = read(&path)?;
