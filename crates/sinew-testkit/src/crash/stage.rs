@@ -152,20 +152,14 @@ impl Stage<'_> {
     #[inline]
     pub fn enter(&self) {
         let control = self.control;
-        let Some(slot) = self.slot else {
+        if self.slot.is_none() {
             control.victim_inside.store(1, Ordering::SeqCst);
             if control.inside.load(Ordering::SeqCst) != 0 {
                 control.doubles.fetch_add(1, Ordering::SeqCst);
             }
             return;
-        };
-        let time = now();
-        let _ = control.slots[slot].entered.compare_exchange(
-            0,
-            time,
-            Ordering::SeqCst,
-            Ordering::SeqCst,
-        );
+        }
+        self.note();
         let others = control.inside.fetch_add(1, Ordering::SeqCst);
         // Whoever else can come in does so now.
         std::thread::yield_now();
@@ -174,6 +168,26 @@ impl Stage<'_> {
         if others != 0 || control.inside.load(Ordering::SeqCst) != 1 || victim {
             control.doubles.fetch_add(1, Ordering::SeqCst);
         }
+    }
+
+    /// Says that what it slept for has come. The driver takes the time.
+    pub fn note(&self) {
+        if let Some(slot) = self.slot {
+            let entered = &self.control.slots[slot].entered;
+            let _ = entered.compare_exchange(0, now(), Ordering::SeqCst, Ordering::SeqCst);
+        }
+    }
+
+    /// Which of those who are there this is, from 0; none for the victim.
+    #[must_use]
+    pub fn number(&self) -> Option<usize> {
+        self.slot
+    }
+
+    /// Whether the victim has been killed, or is about to be.
+    #[must_use]
+    pub fn killed(&self) -> bool {
+        self.control.killed.load(Ordering::SeqCst) == 1
     }
 
     /// Says that it is about to leave.

@@ -2,7 +2,10 @@
 
 #![allow(clippy::print_stdout, reason = "the matrix is what `cargo xtask crash` prints")]
 
+mod barrier;
 mod file_lock;
+mod mutex;
+mod once;
 mod pidfile;
 mod posix_sem;
 
@@ -24,7 +27,10 @@ pub(crate) const TESTS: &[Test] = tests![
     a_lock_that_takes_slow_for_dead_lets_two_in,
     a_victim_can_be_killed_in_its_sleep,
     a_count_that_is_written_in_two_steps_is_found_half,
+    a_sample_of_barriers,
     a_sample_of_file_locks,
+    a_sample_of_mutexes,
+    a_sample_of_once,
     a_sample_of_pidfiles,
     a_sample_of_semaphores,
 ];
@@ -61,8 +67,10 @@ pub(crate) const SAMPLE: Plan = Plan {
 
 /// The areas whose types are crashed: `cargo xtask crash --area NAME`.
 const AREAS: &[(&str, Area)] = &[
-    ("glibc", |m| m.locks(&Glibc)),
+    ("barrier", barrier::matrix),
     ("file_lock", file_lock::matrix),
+    ("mutex", mutex::matrix),
+    ("once", once::matrix),
     ("pidfile", pidfile::matrix),
     ("posix_sem", posix_sem::matrix),
 ];
@@ -103,10 +111,10 @@ impl Matrix {
         Ok(())
     }
 
-    /// What a lock has to stand: 10,000 kills of its owner, with one and with four that wait for it.
+    /// What a lock has to stand: 10,000 kills of its owner with one that waits for it, and as many with four.
     pub(crate) fn locks<S: Subject>(&mut self, subject: &S) -> Result<(), Skip> {
-        self.run(subject, 1, 5_000)?;
-        self.run(subject, 4, 5_000)
+        self.run(subject, 1, 10_000)?;
+        self.run(subject, 4, 10_000)
     }
 }
 
@@ -433,6 +441,18 @@ fn a_count_that_is_written_in_two_steps_is_found_half() -> Result<(), Skip> {
     assert!(!report.findings.is_empty());
     assert!(report.count("1 both 0") >= 1 && report.count("1 both 7") >= 1, "{report}");
     Ok(())
+}
+
+fn a_sample_of_barriers() -> Result<(), Skip> {
+    sample(barrier::matrix)
+}
+
+fn a_sample_of_mutexes() -> Result<(), Skip> {
+    sample(mutex::matrix)
+}
+
+fn a_sample_of_once() -> Result<(), Skip> {
+    sample(once::matrix)
 }
 
 fn a_sample_of_file_locks() -> Result<(), Skip> {
