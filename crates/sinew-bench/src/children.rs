@@ -14,7 +14,6 @@ use crate::cpu;
 pub(crate) struct Child(Option<Pid>);
 
 impl Child {
-    #[allow(dead_code, reason = "the row of pidfds is next")]
     /// A child that waits for its number on the board, says when, and ends.
     pub(crate) fn ending(board: &Board, number: u32) -> io::Result<Self> {
         Self::fork(|| {
@@ -52,7 +51,6 @@ impl Child {
         self.0.map_or(0, |pid| pid.as_raw_nonzero().get())
     }
 
-    #[allow(dead_code, reason = "the row of pidfds is next")]
     /// Reaps it.
     pub(crate) fn reap(mut self) -> io::Result<()> {
         if let Some(pid) = self.0.take() {

@@ -1,12 +1,15 @@
 //! The rows of events: both sides post and wait, through the library and through the floor, on the
 //! same descriptors.
 
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
 use std::time::Duration;
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use sinew::eventfd::{self, Counter, EventFd};
+use sinew::inotify::{self, Inotify};
 use sinew::poller::{Events, Interest, Poller, Registered, Token};
 use sinew::signal::{self, Scope, Set, Target};
 use sinew::signalfd::SignalFd;
@@ -225,5 +228,52 @@ impl Parties for Timerfd {
             ahead_ns: AHEAD.as_nanos() as u64,
         };
         Ok((Timer(timer), floor))
+    }
+}
+
+/// Each side watches a file of its own, and writes to the one that the other watches.
+pub(crate) struct Files {
+    events: Inotify,
+    touched: File,
+}
+
+impl Turn for Files {
+    #[inline]
+    fn post(&mut self) -> io::Result<()> {
+        self.touched.write_at(b"1", 0).map(drop)
+    }
+
+    #[inline]
+    fn wait(&mut self) -> io::Result<()> {
+        Ok(self.events.wait().map(drop)?)
+    }
+}
+
+pub(crate) enum OnInotify {}
+
+impl Parties for OnInotify {
+    type Library = Files;
+    type Floor = floor::events::Watches;
+
+    fn open(row: Row<'_>, _: &'static Board) -> Result<(Self::Library, Self::Floor), Trouble> {
+        let path = |way| row.job.folder.join(format!("{}-{way}", row.job.prefix));
+        let (own, other) = if row.job.side == Side::Near {
+            (path("there"), path("back"))
+        } else {
+            (path("back"), path("there"))
+        };
+        // Each side makes what it watches, and writes to what the other has made by then.
+        File::create_new(&own)?;
+        let events = Inotify::new()?;
+        events.watch(&own, inotify::Interest::MODIFIED)?;
+        row.link.nod()?;
+        row.link.await_nod()?;
+        let touched = File::options().write(true).open(&other)?;
+        std::fs::remove_file(&other)?;
+        let floor = floor::events::Watches {
+            touched: touched.as_raw_fd(),
+            inotify: events.as_fd().as_raw_fd(),
+        };
+        Ok((Files { events, touched }, floor))
     }
 }

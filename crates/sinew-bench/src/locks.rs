@@ -8,6 +8,7 @@ use std::sync::atomic::Ordering;
 use sinew::file_lock::{self, FileLock};
 use sinew::futex;
 use sinew::posix_sem::{self, Unnamed};
+use sinew::sysv_sem;
 use sinew::wait::{Locks, Waits};
 
 use crate::board::{Board, LIBRARY};
@@ -193,5 +194,70 @@ impl Parties for PosixLock {
         let attach = || Ok(options.open_at(board.mapping(), LIBRARY)?);
         let semaphore = make_or_attach(row, make, attach)?;
         Ok((PosixOne(semaphore), floor::locks::SemaphoreLock(floor, near)))
+    }
+}
+
+/// Two semaphores of a System V set, one for each side; the floor has two others of the same set.
+pub(crate) struct SysvPair {
+    set: sysv_sem::Set,
+    own: u16,
+    other: u16,
+}
+
+impl Turn for SysvPair {
+    #[inline]
+    fn post(&mut self) -> io::Result<()> {
+        Ok(self.set.at(self.other).post()?)
+    }
+
+    #[inline]
+    fn wait(&mut self) -> io::Result<()> {
+        Ok(self.set.at(self.own).wait().map(drop)?)
+    }
+}
+
+/// The set of a row. The supervisor removes it: a set stays however its users end.
+fn sysv_set(row: Row<'_>, values: [u16; 4]) -> Result<sysv_sem::Set, Trouble> {
+    let (key, options) = (sysv_sem::Key::new(row.job.keys[0]), sysv_sem::Options::new());
+    make_or_attach(row, || Ok(options.create(key, &values)?), || Ok(options.open(key)?))
+}
+
+pub(crate) enum SysvSem {}
+
+impl Parties for SysvSem {
+    type Library = SysvPair;
+    type Floor = floor::locks::SysvSemaphores;
+
+    fn open(row: Row<'_>, _: &'static Board) -> Result<(Self::Library, Self::Floor), Trouble> {
+        let near = row.job.side == Side::Near;
+        let set = sysv_set(row, [0; 4])?;
+        let [own, other] = if near { [0, 1] } else { [1, 0] };
+        let floor = floor::locks::SysvSemaphores { id: set.id(), own: own + 2, other: other + 2 };
+        Ok((SysvPair { set, own, other }, floor))
+    }
+}
+
+/// One semaphore of a System V set as a lock.
+pub(crate) struct SysvOne(sysv_sem::Set);
+
+impl Lock for SysvOne {
+    #[inline]
+    fn locked(&mut self, inside: impl FnOnce()) -> io::Result<()> {
+        self.0.at(0).wait()?;
+        inside();
+        Ok(self.0.at(0).post()?)
+    }
+}
+
+pub(crate) enum SysvLock {}
+
+impl Parties for SysvLock {
+    type Library = SysvOne;
+    type Floor = floor::locks::SysvLock;
+
+    fn open(row: Row<'_>, _: &'static Board) -> Result<(Self::Library, Self::Floor), Trouble> {
+        let set = sysv_set(row, [1; 4])?;
+        let floor = floor::locks::SysvSemaphores { id: set.id(), own: 2, other: 2 };
+        Ok((SysvOne(set), floor::locks::SysvLock(floor)))
     }
 }

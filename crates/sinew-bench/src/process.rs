@@ -2,13 +2,17 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::sync::atomic::Ordering;
 
 use rustix::process::{Pid, getpid};
+use sinew::pidfd;
 use sinew::process_vm;
 use sinew::ptrace::{self, Next, Stopped};
+use sinew::wait::Waits;
 
-use crate::board::Board;
+use crate::board::{Board, Word};
 use crate::children::Child;
+use crate::cpu;
 use crate::floor;
 use crate::job::Side;
 use crate::messages::Row;
@@ -121,5 +125,58 @@ impl Parties for Ptrace {
         let library = Tracee::new()?;
         let floor = floor::events::Tracee::seize(Child::spinning()?)?;
         Ok((Some(library), Some(floor)))
+    }
+}
+
+/// The end of a child, from its last word to the waiter running: each sample forks a child.
+pub(crate) struct Ends {
+    board: &'static Board,
+    number: u32,
+}
+
+impl Ends {
+    /// Lets a child end, waits by `wait` for that, and reaps it.
+    pub(crate) fn sample(
+        &mut self,
+        wait: impl FnOnce(&Child) -> io::Result<()>,
+    ) -> io::Result<Option<u64>> {
+        self.number = self.number.wrapping_add(1);
+        let child = Child::ending(self.board, self.number)?;
+        self.board.say(Word::Go, self.number)?;
+        wait(&child)?;
+        let now = cpu::now_ns();
+        child.reap()?;
+        Ok(Some(now.saturating_sub(self.board.stamp().load(Ordering::Relaxed))))
+    }
+}
+
+impl Solo for Ends {
+    fn once(&mut self) -> io::Result<Option<u64>> {
+        self.sample(|child| {
+            let pidfd = pidfd::Pidfd::open(child.pid().cast_unsigned())?;
+            Ok(pidfd.exited().wait()?)
+        })
+    }
+
+    fn check(&mut self) -> io::Result<bool> {
+        let (board, number) = (self.board, self.number.wrapping_add(1));
+        board.stamp().store(0, Ordering::Relaxed);
+        self.once()?;
+        // It was not noticed before it came.
+        Ok(self.number == number && board.stamp().load(Ordering::Relaxed) != 0)
+    }
+}
+
+pub(crate) enum OnPidfd {}
+
+impl Parties for OnPidfd {
+    type Library = Ends;
+    type Floor = floor::events::Ends;
+
+    fn open(_: Row<'_>, board: &'static Board) -> Result<(Self::Library, Self::Floor), Trouble> {
+        // Both kinds of batches count their children on from where they begin.
+        let library = Ends { board, number: 0 };
+        let floor = floor::events::Ends(Ends { board, number: 1 << 31 });
+        Ok((library, floor))
     }
 }

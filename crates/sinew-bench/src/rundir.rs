@@ -10,7 +10,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
-use sinew::{Error, ErrorKind, Result, posix_mq, posix_shm, sysv_mq, sysv_shm};
+use sinew::{Error, ErrorKind, Result, posix_mq, posix_shm, sysv_mq, sysv_sem, sysv_shm};
 
 const PREFIX: &str = "sinew-bench-";
 const LIST: &str = "objects";
@@ -102,6 +102,10 @@ impl Names {
             let key = sysv_mq::Key::new(key);
             if let Ok(queue) = sysv_mq::Options::new().open(key) {
                 let _ = queue.remove();
+            }
+            // Also one whose creator was killed before it was complete.
+            if let Ok(set) = sysv_sem::Options::new().as_is().open(key) {
+                let _ = set.remove();
             }
             if let Ok(segment) = sysv_shm::Options::new().open(key) {
                 let _ = segment.remove();

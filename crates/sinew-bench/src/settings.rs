@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sinew::Mechanism;
 
 /// The mechanisms that have rows, in the order of [`Mechanism::ALL`].
-pub const MECHANISMS: [Mechanism; 24] = [
+pub const MECHANISMS: [Mechanism; 27] = [
     Mechanism::Pipe,
     Mechanism::Fifo,
     Mechanism::UnixStream,
@@ -25,13 +25,16 @@ pub const MECHANISMS: [Mechanism; 24] = [
     Mechanism::Memfd,
     Mechanism::MmapFile,
     Mechanism::PosixSem,
+    Mechanism::SysvSem,
     Mechanism::Futex,
     Mechanism::FileLock,
     Mechanism::Eventfd,
     Mechanism::Timerfd,
     Mechanism::Signal,
     Mechanism::Signalfd,
+    Mechanism::Inotify,
     Mechanism::Epoll,
+    Mechanism::Pidfd,
     Mechanism::ProcessVm,
     Mechanism::Ptrace,
 ];

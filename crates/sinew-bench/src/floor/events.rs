@@ -8,6 +8,7 @@ use libc::{c_int, c_long, c_void};
 
 use crate::children::Child;
 use crate::parties::{Solo, Turn};
+use crate::process;
 
 fn check(result: isize) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
@@ -240,6 +241,27 @@ impl Solo for Tracee {
     fn once(&mut self) -> io::Result<Option<u64>> {
         self.request(libc::PTRACE_SINGLESTEP, 0)?;
         self.stop().map(|()| None)
+    }
+
+    fn check(&mut self) -> io::Result<bool> {
+        self.once().map(|_| true)
+    }
+}
+
+/// The end of a child: pidfd_open(2) and poll(2).
+pub(crate) struct Ends(pub(crate) process::Ends);
+
+impl Solo for Ends {
+    fn once(&mut self) -> io::Result<Option<u64>> {
+        self.0.sample(|child| {
+            // SAFETY: the call takes numbers only.
+            let pidfd = unsafe { libc::syscall(libc::SYS_pidfd_open, child.pid(), 0) };
+            let pidfd = checked(pidfd as c_int)?;
+            let ended = until_readable(pidfd);
+            // SAFETY: opened above, and known to nobody else.
+            checked(unsafe { libc::close(pidfd) })?;
+            ended
+        })
     }
 
     fn check(&mut self) -> io::Result<bool> {

@@ -349,16 +349,16 @@ impl Turn for SysvSemaphores {
     }
 }
 
-/// The first semaphore of a System V set as a lock.
+/// One semaphore of a System V set as a lock.
 #[derive(Debug)]
 pub(crate) struct SysvLock(pub(crate) SysvSemaphores);
 
 impl Lock for SysvLock {
     #[inline]
     fn locked(&mut self, inside: impl FnOnce()) -> io::Result<()> {
-        self.0.add(0, -1)?;
+        self.0.add(self.0.own, -1)?;
         inside();
-        self.0.add(0, 1)
+        self.0.add(self.0.own, 1)
     }
 }
 

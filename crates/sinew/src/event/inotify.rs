@@ -158,18 +158,23 @@ impl Inotify {
     }
 
     /// One read, which does not wait.
-    fn read(&self) -> Result<Events, Errno> {
-        let mut events = Events::new();
-        let count = rustix::io::read(&self.0, events.room())?;
-        Ok(events.filled(count))
+    #[inline]
+    fn read(&self, events: &mut Events) -> Result<(), Errno> {
+        let length = rustix::io::read(&self.0, events.room())?;
+        events.fill(length);
+        Ok(())
     }
 }
 
 impl Waits for Inotify {
     type Waited = Events;
 
+    #[inline]
     fn wait_for(&self, wait: Wait<'_>) -> Result<Events, WaitError> {
-        Ok(drive(self.0.as_fd(), PollFlags::IN, wait, |_| self.read())?)
+        // Made once: it is pages long.
+        let mut events = Events::new();
+        drive(self.0.as_fd(), PollFlags::IN, wait, |_| self.read(&mut events))?;
+        Ok(events)
     }
 }
 

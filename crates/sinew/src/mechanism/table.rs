@@ -365,7 +365,7 @@ pub(super) static TABLE: [Facts; 37] = [
     Facts {
         mechanism: Mechanism::SysvSem,
         about: "A set of counters, several of which can be changed in one atomic step, with undo at exit.",
-        roles: LISTED,
+        roles: BENCH_LISTED,
         carries: Carries::Number,
         naming: &[Naming::Key, Naming::Id],
         lifetime: Lifetime::Kernel,
@@ -531,7 +531,7 @@ pub(super) static TABLE: [Facts; 37] = [
     Facts {
         mechanism: Mechanism::Inotify,
         about: "News of changes to files and folders.",
-        roles: LISTED,
+        roles: BENCH_LISTED,
         carries: Carries::Events,
         boundaries: Boundaries::Kept,
         direction: Direction::OneWay,
@@ -570,7 +570,7 @@ pub(super) static TABLE: [Facts; 37] = [
     Facts {
         mechanism: Mechanism::Pidfd,
         about: "A descriptor of a process: tells its end, and never means another one with the same number.",
-        roles: LISTED,
+        roles: BENCH_LISTED,
         carries: Carries::Events,
         direction: Direction::OneSided,
         naming: &[Naming::Pid, Naming::Fd],

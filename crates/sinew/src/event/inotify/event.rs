@@ -231,9 +231,9 @@ impl Events {
         &mut self.bytes
     }
 
-    pub(super) fn filled(mut self, length: usize) -> Self {
+    /// Notes how much it wrote.
+    pub(super) fn fill(&mut self, length: usize) {
         self.length = length.min(ROOM);
-        self
     }
 
     /// The events.
@@ -290,7 +290,8 @@ mod tests {
     fn events(bytes: &[u8]) -> Events {
         let mut events = Events::new();
         events.room()[..bytes.len()].copy_from_slice(bytes);
-        events.filled(bytes.len())
+        events.fill(bytes.len());
+        events
     }
 
     #[test]

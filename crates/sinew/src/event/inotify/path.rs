@@ -139,9 +139,10 @@ impl PathWatch {
         let mut state = self.state();
         let mut newest = None;
         // Whoever makes events faster than they are read does not keep this from ending.
+        let mut events = Events::new();
         for _ in 0..64 {
-            match self.inotify.read() {
-                Ok(events) => newest = self.judge(&mut state, &events)?.or(newest),
+            match self.inotify.read(&mut events) {
+                Ok(()) => newest = self.judge(&mut state, &events)?.or(newest),
                 Err(Errno::AGAIN) => break,
                 Err(Errno::INTR) => {}
                 Err(errno) => return Err(errno),
