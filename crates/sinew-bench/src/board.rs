@@ -3,6 +3,7 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use rustix::io::Errno;
@@ -38,7 +39,7 @@ pub(crate) enum Word {
 const STAMP: usize = 640;
 
 #[derive(Debug)]
-pub(crate) struct Board(Mapping);
+pub(crate) struct Board(Arc<Mapping>);
 
 impl Board {
     /// Makes it, and gives it to the far side.
@@ -46,7 +47,7 @@ impl Board {
         let memfd = memfd::Options::new().create(&job.prefix, BYTES)?;
         link.send_fds(&[memfd.as_fd()])?;
         link.await_nod()?;
-        Ok(Self(memfd.map()?))
+        Ok(Self(Arc::new(memfd.map()?)))
     }
 
     /// Takes it from the near side.
@@ -54,11 +55,11 @@ impl Board {
         let [fd] = link.recv_fds()?;
         let mapping = Memfd::try_from(fd)?.map()?;
         link.nod()?;
-        Ok(Self(mapping))
+        Ok(Self(Arc::new(mapping)))
     }
 
     /// The memory itself.
-    pub(crate) fn mapping(&self) -> &Mapping {
+    pub(crate) fn mapping(&self) -> &Arc<Mapping> {
         &self.0
     }
 

@@ -5,8 +5,10 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 use std::sync::atomic::Ordering;
 
+use sinew::barrier::{Barrier, Member};
 use sinew::file_lock::{self, FileLock};
 use sinew::futex;
+use sinew::mutex::Mutex;
 use sinew::posix_sem::{self, Unnamed};
 use sinew::sysv_sem;
 use sinew::wait::{Locks, Waits};
@@ -259,5 +261,60 @@ impl Parties for SysvLock {
         let set = sysv_set(row, [1; 4])?;
         let floor = floor::locks::SysvSemaphores { id: set.id(), own: 2, other: 2 };
         Ok((SysvOne(set), floor::locks::SysvLock(floor)))
+    }
+}
+
+pub(crate) enum InMutex {}
+
+impl Parties for InMutex {
+    type Library = Handed<Mutex>;
+    type Floor = floor::locks::Mutex;
+
+    fn open(row: Row<'_>, board: &'static Board) -> Result<(Self::Library, Self::Floor), Trouble> {
+        let floor = floor::locks::Mutex::at(board.floor());
+        let make = || {
+            floor.init()?;
+            Ok(Mutex::create_in(board.mapping(), LIBRARY)?)
+        };
+        let attach = || Ok(Mutex::open_in(board.mapping(), LIBRARY)?);
+        Ok((Handed::new(make_or_attach(row, make, attach)?), floor))
+    }
+}
+
+/// A member of a barrier for two. Stepping over it is both the post and the wait.
+pub(crate) struct Steps(Member<'static>);
+
+impl Turn for Steps {
+    #[inline]
+    fn post(&mut self) -> io::Result<()> {
+        self.wait()
+    }
+
+    #[inline]
+    fn wait(&mut self) -> io::Result<()> {
+        Ok(self.0.wait().map(drop)?)
+    }
+}
+
+pub(crate) enum AtBarrier {}
+
+impl Parties for AtBarrier {
+    type Library = Steps;
+    type Floor = floor::locks::Barrier;
+
+    fn open(row: Row<'_>, board: &'static Board) -> Result<(Self::Library, Self::Floor), Trouble> {
+        let floor = floor::locks::Barrier::at(board.floor());
+        let make = || {
+            floor.init()?;
+            Ok(Barrier::create_in(board.mapping(), LIBRARY, 2)?)
+        };
+        let attach = || Ok(Barrier::open_in(board.mapping(), LIBRARY)?);
+        // It stays for the life of the worker, as the member borrows it.
+        let barrier: &'static Barrier = Box::leak(Box::new(make_or_attach(row, make, attach)?));
+        let member = barrier.join()?;
+        // A barrier of fewer members than two would let the first one through.
+        row.link.nod()?;
+        row.link.await_nod()?;
+        Ok((Steps(member), floor))
     }
 }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sinew::Mechanism;
 
 /// The mechanisms that have rows, in the order of [`Mechanism::ALL`].
-pub const MECHANISMS: [Mechanism; 27] = [
+pub const MECHANISMS: [Mechanism; 29] = [
     Mechanism::Pipe,
     Mechanism::Fifo,
     Mechanism::UnixStream,
@@ -27,6 +27,8 @@ pub const MECHANISMS: [Mechanism; 27] = [
     Mechanism::PosixSem,
     Mechanism::SysvSem,
     Mechanism::Futex,
+    Mechanism::Mutex,
+    Mechanism::Barrier,
     Mechanism::FileLock,
     Mechanism::Eventfd,
     Mechanism::Timerfd,

@@ -103,6 +103,8 @@ fn work(job: &Job, link: &Link, supervisor: &Link) -> Result<Option<Vec<Measured
             Work::Contended => sections::run::<locks::SysvLock>(row),
             _ => turns::run::<locks::SysvSem>(row),
         },
+        Mechanism::Mutex => lock::<locks::InMutex>(row),
+        Mechanism::Barrier => turns::run::<locks::AtBarrier>(row),
         Mechanism::FileLock => lock::<locks::OnFile>(row),
         Mechanism::Inotify => turns::run::<events::OnInotify>(row),
         Mechanism::Pidfd => alone::run::<process::OnPidfd>(row, false),

@@ -392,7 +392,7 @@ pub(super) static TABLE: [Facts; 37] = [
     Facts {
         mechanism: Mechanism::Mutex,
         about: "A lock in shared memory, held by one thread at a time.",
-        roles: NOWHERE,
+        roles: BENCH,
         carries: Carries::Order,
         naming: &[Naming::Memory],
         lifetime: Lifetime::Memory,
@@ -431,7 +431,7 @@ pub(super) static TABLE: [Facts; 37] = [
     Facts {
         mechanism: Mechanism::Barrier,
         about: "A place in shared memory where a fixed number of processes wait for each other.",
-        roles: NOWHERE,
+        roles: BENCH,
         carries: Carries::Order,
         naming: &[Naming::Memory],
         lifetime: Lifetime::Memory,
