@@ -153,7 +153,7 @@ impl Ends {
 impl Solo for Ends {
     fn once(&mut self) -> io::Result<Option<u64>> {
         self.sample(|child| {
-            let pidfd = pidfd::Pidfd::open(child.pid().cast_unsigned())?;
+            let pidfd = pidfd::PidFd::open(child.pid().cast_unsigned())?;
             Ok(pidfd.exited().wait()?)
         })
     }
