@@ -10,6 +10,7 @@
 
 pub mod census;
 pub mod crash;
+pub mod folder;
 pub mod peer;
 pub mod steps;
 pub mod suite;

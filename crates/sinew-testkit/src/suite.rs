@@ -13,6 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 
 use crate::census::{self, Census};
+use crate::folder::{self, Folder};
 use crate::peer::{self, Role};
 
 /// How long one test may take before its whole process group is killed.
@@ -120,6 +121,7 @@ impl Suite {
             let test = self.tests.iter().find(|t| t.name == case);
             return run_case(test.expect("the test is registered"));
         }
+        folder::sweep();
         let mut arguments = Arguments::from_args();
         if !census::can_be_private() {
             // Without namespaces of their own, tests would count each other's named objects.
@@ -182,8 +184,7 @@ fn run_case(test: &Test) -> ExitCode {
 
 /// Starts one test, waits for it, and judges.
 fn supervise(name: &'static str, may_skip: bool) -> Result<Completion, Failed> {
-    let folder =
-        tempfile::Builder::new().prefix("sinew-test-").tempdir().map_err(|e| e.to_string())?;
+    let folder = Folder::new().map_err(|e| e.to_string())?;
     let scratch = folder.path().join("scratch");
     for folder in [&scratch, &folder.path().join("mqueue")] {
         fs::create_dir(folder).map_err(|e| e.to_string())?;

@@ -33,6 +33,7 @@ mod ptrace;
 mod signal;
 mod signalfd;
 mod splice;
+mod suite;
 mod sysv_mq;
 mod sysv_sem;
 mod sysv_shm;
@@ -98,6 +99,7 @@ fn main() -> ExitCode {
         .add(signalfd::TESTS, signalfd::ROLES)
         .add(ptrace::TESTS, ptrace::ROLES)
         .add(splice::TESTS, splice::ROLES)
+        .add(suite::TESTS, suite::ROLES)
         .add(sysv_mq::TESTS, sysv_mq::ROLES)
         .add(sysv_mq::messages::TESTS, sysv_mq::messages::ROLES)
         .add(sysv_mq::peers::TESTS, sysv_mq::peers::ROLES)
