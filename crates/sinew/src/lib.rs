@@ -1,7 +1,7 @@
 //! Every Linux inter-process communication mechanism as a small, safe, honest type.
 //!
-//! Two processes of one Linux host, and everything they can say to each other: pipes, sockets,
-//! queues and shared memory, with one set of verbs, waits that end when you say so, and errors that
+//! Two processes of one Linux host, and everything they can say to each other: pipes, sockets, queues and
+//! shared memory, locks, semaphores, events and signals, with one set of verbs, waits that end when you say so, and errors that
 //! name the limit that was hit. Over the kernel's own calls it adds no system call, no allocation and
 //! no thread.
 //!
@@ -120,8 +120,8 @@
 //!
 //! # Verbs and waiting
 //! [`send`](wait::Sends), [`recv`](wait::Receives), [`accept`](wait::Accepts),
-//! [`connect`](wait::Connects) and [`open`](wait::Opens) mean the same everywhere and come in four
-//! forms: `recv` waits as long as it takes, `try_recv` not at all, `recv_timeout` so long,
+//! [`connect`](wait::Connects), [`open`](wait::Opens), [`wait`](wait::Waits) and [`lock`](wait::Locks)
+//! mean the same everywhere and come in four forms: `recv` waits as long as it takes, `try_recv` not at all, `recv_timeout` so long,
 //! `recv_until` until then. `recv_wait` takes a [`Wait`](wait::Wait), which can also carry an
 //! [`Interrupt`](wait::Interrupt): another thread ends the call with it.
 //!
@@ -148,7 +148,7 @@
 //! assert!(error.to_string().contains("/no-such-queue"));
 //! ```
 //!
-//! Each message gives a [`SendError`] or a [`RecvError`], which allocate nothing. That there is no
+//! Each call gives a [`SendError`], [`RecvError`], [`WaitError`] or [`LockError`], which allocate nothing. That there is no
 //! room now, that time ran out, that another thread interrupted, and that the other end is closed are
 //! different values; the end is never a length of zero.
 //!
@@ -158,7 +158,9 @@
 //! - Pipes, streams and seqpacket sockets give what was sent before and then
 //!   [`Closed`](RecvError::Closed), as long as no child keeps an end open.
 //! - Queues keep their messages, whole ones only, and tell nobody.
-//! - Shared memory stays as the last instruction left it.
+//! - Shared memory stays as the last instruction left it. Its locks tell the next owner that the last one
+//!   died, and what they guard can be repaired; a barrier and a once tell the others.
+//! - File locks are released, and System V semaphores with undo given back; POSIX semaphores are not.
 //! - What had no name is gone with its last user. What has one stays until it is unlinked or removed;
 //!   nothing half-made is ever found under it.
 //! - A stopped process is not a dead one, and no time-out is taken for a death.
@@ -174,7 +176,7 @@
 //! ([`kernel::Feature`]); `SINEW_WITHOUT=all` in the environment forces every fallback.
 //!
 //! # What it does not do
-//! It serialises nothing, connects no other hosts and runs no event loop. Locks in memory, netlink and a channel
+//! It serialises nothing, connects no other hosts and runs no event loop. Netlink, D-Bus and a channel
 //! over shared memory have names in [`Mechanism`] and no module yet.
 
 #![deny(unsafe_code)]
