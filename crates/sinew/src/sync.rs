@@ -10,6 +10,7 @@ mod place;
 pub mod posix_sem;
 #[allow(dead_code, reason = "each lock uses some of it")]
 pub(crate) mod robust;
+pub mod rwlock;
 pub mod sysv_sem;
 #[allow(dead_code, reason = "each core uses some of the operations")]
 mod word;

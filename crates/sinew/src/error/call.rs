@@ -232,6 +232,22 @@ impl<D> LockError<D> {
             Self::Os(errno) => LockError::Os(errno),
         }
     }
+
+    /// The same error, of a caller that has dealt with the death of an owner already.
+    pub(crate) fn of_others<E>(self) -> LockError<E> {
+        match self {
+            // What it held is dropped without a repair.
+            Self::OwnerDied(_) | Self::NotRecoverable => LockError::NotRecoverable,
+            Self::WouldBlock => LockError::WouldBlock,
+            Self::TimedOut => LockError::TimedOut,
+            Self::Interrupted => LockError::Interrupted,
+            Self::Deadlock => LockError::Deadlock,
+            Self::OtherPidNamespace => LockError::OtherPidNamespace,
+            Self::Corrupt => LockError::Corrupt,
+            Self::Forked => LockError::Forked,
+            Self::Os(errno) => LockError::Os(errno),
+        }
+    }
 }
 
 impl Stop {

@@ -410,7 +410,7 @@ pub(super) static TABLE: [Facts; 37] = [
         naming: &[Naming::Memory],
         lifetime: Lifetime::Memory,
         atomicity: "taking and releasing are atomic",
-        after_crash: "that of pthreads stays locked for ever: it has no robust form",
+        after_crash: "that of pthreads stays locked for ever; this library's releases readers and tells the next of a writer",
         sources: &["pthread_rwlockattr_setkind_np(3)", "pthread_rwlock_rdlock(3p)"],
         limits: &[],
         ..BASE

@@ -33,7 +33,6 @@
 //!
 //! Source: pthread_once(3p), get_robust_list(2), futex(2).
 
-use std::convert::Infallible;
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
@@ -127,7 +126,7 @@ impl Once {
             Ok(Turn::Done) => return Ok(()),
             Ok(Turn::Yours(claim)) => (claim, false),
             Err(LockError::OwnerDied(claim)) => (claim, true),
-            Err(other) => return Err(without_claim(other)),
+            Err(other) => return Err(other.of_others()),
         };
         init(again);
         claim.done();
@@ -219,20 +218,6 @@ impl Claim<'_> {
 impl Drop for Claim<'_> {
     fn drop(&mut self) {
         self.end(core::abandon);
-    }
-}
-
-fn without_claim(error: LockError<Claim<'_>>) -> LockError<Infallible> {
-    match error {
-        LockError::OwnerDied(_) | LockError::NotRecoverable => LockError::NotRecoverable,
-        LockError::WouldBlock => LockError::WouldBlock,
-        LockError::TimedOut => LockError::TimedOut,
-        LockError::Interrupted => LockError::Interrupted,
-        LockError::Deadlock => LockError::Deadlock,
-        LockError::OtherPidNamespace => LockError::OtherPidNamespace,
-        LockError::Forked => LockError::Forked,
-        LockError::Corrupt => LockError::Corrupt,
-        LockError::Os(errno) => LockError::Os(errno),
     }
 }
 

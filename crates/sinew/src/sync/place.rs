@@ -3,6 +3,7 @@
 
 #![allow(unsafe_code, reason = "places stand in mapped memory, and in the thread's robust list")]
 
+use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -106,7 +107,7 @@ impl<'m> Place<'m> {
 /// For the drop of a handle: keeps the map for ever where a thread of this process has one of the places.
 /// Guards borrow the handle, so one was forgotten (or belongs to another handle in the same map), and
 /// the thread's list leads through the map.
-pub(super) fn keep_if_had<'m>(map: &'m Arc<Mapping>, places: impl Iterator<Item = Place<'m>>) {
+pub(super) fn keep_if_had<'m>(map: &'m Arc<Mapping>, mut places: impl Iterator<Item = Place<'m>>) {
     let had_here = |place: Place<'_>| {
         let tid = place.word().load(Ordering::Relaxed) & TID_MASK;
         // Where /proc is not mounted nobody knows, and the map is kept.
@@ -114,7 +115,60 @@ pub(super) fn keep_if_had<'m>(map: &'m Arc<Mapping>, places: impl Iterator<Item 
             && (rustix::fs::access(format!("/proc/self/task/{tid}"), Access::EXISTS).is_ok()
                 || rustix::fs::access("/proc/self/task", Access::EXISTS).is_err())
     };
-    if places.into_iter().any(had_here) {
+    if places.any(had_here) {
         let _ = Arc::into_raw(Arc::clone(map));
+    }
+}
+
+/// Places one after the other, with the map that they are in. For handles: checked once.
+#[derive(Debug)]
+pub(super) struct Row {
+    first: NonNull<Node>,
+    count: usize,
+    map: Arc<Mapping>,
+}
+
+// SAFETY: nodes are atomic words only, and the map is kept.
+unsafe impl Send for Row {}
+// SAFETY: as above.
+unsafe impl Sync for Row {}
+
+impl Row {
+    /// `count` places from `offset` on; `None` if one of them cannot be, see [`Place::at`].
+    pub(super) fn at(map: &Arc<Mapping>, offset: usize, count: usize) -> Option<Self> {
+        let end = count.checked_mul(SIZE).and_then(|bytes| offset.checked_add(bytes))?;
+        let first = Place::at(map, offset)?.node;
+        // Aligned as the first is.
+        (count > 0 && end <= map.len()).then(|| Self {
+            first: first.into(),
+            count,
+            map: Arc::clone(map),
+        })
+    }
+
+    /// The place of this number, which is below the count.
+    #[inline]
+    pub(super) fn get(&self, index: usize) -> Place<'_> {
+        assert!(index < self.count, "a place beyond the last");
+        // SAFETY: inside the map, checked by `at` and above.
+        let node = unsafe { self.first.byte_add(index * SIZE) };
+        // SAFETY: as in `Place::at`; the map is kept by `self`.
+        Place { node: unsafe { node.as_ref() } }
+    }
+
+    #[inline]
+    pub(super) fn count(&self) -> usize {
+        self.count
+    }
+
+    /// All of them.
+    pub(super) fn all(&self) -> impl Iterator<Item = Place<'_>> {
+        (0..self.count).map(|index| self.get(index))
+    }
+}
+
+impl Drop for Row {
+    fn drop(&mut self) {
+        keep_if_had(&self.map, self.all());
     }
 }

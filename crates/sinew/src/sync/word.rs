@@ -55,6 +55,10 @@ pub(crate) trait Word {
     /// does not divide.
     fn change_and_wake(&self, change: Change, count: u32);
 
+    /// Between an access that stores and one that loads, both SeqCst, of which one has to see the
+    /// other side's: they are enough by themselves, but loom does not know that.
+    fn settle();
+
     /// What a loop does that waits for another without sleeping. A model runs the other.
     fn spin();
 }
@@ -128,6 +132,9 @@ impl Word for AtomicU32 {
         // As for `wake`.
         let _ = word::change_and_wake(self, change, self, count);
     }
+
+    #[inline]
+    fn settle() {}
 
     #[inline]
     fn spin() {

@@ -30,6 +30,7 @@ mod posix_sem;
 mod posix_shm;
 mod process_vm;
 mod ptrace;
+mod rwlock;
 mod signal;
 mod signalfd;
 mod splice;
@@ -98,6 +99,7 @@ fn main() -> ExitCode {
         .add(signal::TESTS, signal::ROLES)
         .add(signalfd::TESTS, signalfd::ROLES)
         .add(ptrace::TESTS, ptrace::ROLES)
+        .add(rwlock::TESTS, rwlock::ROLES)
         .add(splice::TESTS, splice::ROLES)
         .add(suite::TESTS, suite::ROLES)
         .add(sysv_mq::TESTS, sysv_mq::ROLES)

@@ -125,6 +125,10 @@ impl super::Word for Word {
         super::Word::wake(self, count);
     }
 
+    fn settle() {
+        loom::sync::atomic::fence(Ordering::SeqCst);
+    }
+
     fn spin() {
         loom::thread::yield_now();
     }
