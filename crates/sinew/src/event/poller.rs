@@ -87,7 +87,7 @@ use std::sync::Arc;
 use rustix::event::{EventfdFlags, PollFlags, epoll, eventfd};
 use rustix::io::Errno;
 
-use crate::error::{Error, ErrorKind, Result, Stop, WaitError};
+use crate::error::{Error, ErrorKind, Result, WaitError};
 use crate::fork::Origin;
 use crate::limits::Limit;
 use crate::mechanism::Mechanism;
@@ -300,6 +300,7 @@ impl Waits for Fill<'_> {
     /// How many events there are.
     type Waited = usize;
 
+    #[inline]
     fn wait_for(&self, wait: Wait<'_>) -> Result<usize, WaitError> {
         let mut events = self.events.borrow_mut();
         events.clear();
@@ -307,32 +308,46 @@ impl Waits for Fill<'_> {
             return Err(WaitError::Forked);
         }
         let epoll = self.poller.as_fd();
-        if wait.is_interruptible() {
-            // The kernel waits for the poller and the interrupt together, then the events are taken.
-            return drive(epoll, PollFlags::IN, wait, |_| match sys::take(epoll, &mut events) {
-                Ok(0) => Err(Errno::AGAIN),
-                taken => taken,
-            })
-            .map_err(WaitError::from);
+        if !wait.is_unbounded() {
+            return bounded(epoll, &mut events, wait);
         }
         loop {
-            let left = wait.left();
-            let taken = match left {
-                Ok(left) => sys::wait(epoll, &mut events, left),
-                // A deadline in the past, and a call that never waits, look once.
-                Err(_) => sys::take(epoll, &mut events),
-            };
-            match (taken, left) {
-                (Ok(0), Err(stop)) => return Err(stop.into()),
-                (Ok(0), Ok(_)) => {
-                    if let Err(stop) = wait.left() {
-                        return Err(stop.into());
-                    }
-                }
-                (Ok(count), _) => return Ok(count),
-                (Err(Errno::INTR), _) => {}
-                (Err(errno), _) => return Err(Stop::Os(errno.raw_os_error()).into()),
+            match sys::wait_for_ever(epoll, &mut events) {
+                Ok(0) | Err(Errno::INTR) => {}
+                Ok(count) => return Ok(count),
+                Err(errno) => return Err(WaitError::Os(errno.raw_os_error())),
             }
+        }
+    }
+}
+
+fn bounded(epoll: BorrowedFd<'_>, events: &mut Events, wait: Wait<'_>) -> Result<usize, WaitError> {
+    if wait.is_interruptible() {
+        // The kernel waits for the poller and the interrupt together, then the events are taken.
+        return drive(epoll, PollFlags::IN, wait, |_| match sys::take(epoll, events) {
+            Ok(0) => Err(Errno::AGAIN),
+            taken => taken,
+        })
+        .map_err(WaitError::from);
+    }
+    loop {
+        let left = wait.left();
+        let taken = match left {
+            Ok(Some(left)) => sys::wait(epoll, events, left),
+            Ok(None) => sys::wait_for_ever(epoll, events),
+            // A deadline in the past, and a call that never waits, look once.
+            Err(_) => sys::take(epoll, events),
+        };
+        match (taken, left) {
+            (Ok(0), Err(stop)) => return Err(stop.into()),
+            (Ok(0), Ok(_)) => {
+                if let Err(stop) = wait.left() {
+                    return Err(stop.into());
+                }
+            }
+            (Ok(count), _) => return Ok(count),
+            (Err(Errno::INTR), _) => {}
+            (Err(errno), _) => return Err(WaitError::Os(errno.raw_os_error())),
         }
     }
 }

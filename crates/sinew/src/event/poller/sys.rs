@@ -22,30 +22,36 @@ pub(super) fn take(epoll: BorrowedFd<'_>, events: &mut Events) -> Result<usize, 
     epoll::wait(epoll, spare_capacity(events.list()), Some(&Timespec::default()))
 }
 
-/// Waits for events as long as `left`, or for ever. Zero events may come a little before or after
-/// that: the caller looks at the clock.
+/// Waits for events.
+#[inline]
+pub(super) fn wait_for_ever(epoll: BorrowedFd<'_>, events: &mut Events) -> Result<usize, Errno> {
+    epoll::wait(epoll, spare_capacity(events.list()), None)
+}
+
+/// Waits for events as long as `left`. Zero events may come a little before or after that: the caller
+/// looks at the clock.
 pub(super) fn wait(
     epoll: BorrowedFd<'_>,
     events: &mut Events,
-    left: Option<Duration>,
+    left: Duration,
 ) -> Result<usize, Errno> {
     // A time too long for the kernel's clock is none.
-    let timeout = left.and_then(|left| Timespec::try_from(left).ok());
-    if timeout.is_some() && Feature::EpollPwait2.usable() {
-        match wait_precisely(epoll, events, timeout.as_ref()) {
+    let Ok(timeout) = Timespec::try_from(left) else { return wait_for_ever(epoll, events) };
+    if Feature::EpollPwait2.usable() {
+        match wait_precisely(epoll, events, &timeout) {
             Err(Errno::NOSYS | Errno::PERM) => Feature::EpollPwait2.refused(),
             done => return done,
         }
     }
     // This rounds up to milliseconds.
-    let timeout = left.and_then(|left| Timespec::try_from(left.min(LONGEST)).ok());
-    epoll::wait(epoll, spare_capacity(events.list()), timeout.as_ref())
+    let timeout = Timespec::try_from(left.min(LONGEST)).unwrap_or(timeout);
+    epoll::wait(epoll, spare_capacity(events.list()), Some(&timeout))
 }
 
 fn wait_precisely(
     epoll: BorrowedFd<'_>,
     events: &mut Events,
-    timeout: Option<&Timespec>,
+    timeout: &Timespec,
 ) -> Result<usize, Errno> {
     let list = events.list();
     list.clear();
@@ -53,7 +59,7 @@ fn wait_precisely(
         epoll.as_raw_fd().cast_unsigned() as usize,
         list.as_mut_ptr() as usize,
         list.capacity(),
-        timeout.map_or(ptr::null(), ptr::from_ref) as usize,
+        ptr::from_ref(timeout) as usize,
         // No signal mask; the sixth argument, its size, is not looked at then.
         0,
     ];
