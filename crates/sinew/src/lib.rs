@@ -84,6 +84,7 @@
 //! | data that outlives the processes, and the host | [`file`](mod@file) |
 //! | memory shared with forked children only | [`anonymous`] |
 //! | a lock between processes that survives the death of its owner | [`mutex`] |
+//! | to wait until what a lock guards is as wanted | [`condvar`] |
 //! | to sleep until a word in shared memory changes | [`futex`] |
 //! | a counter that processes take from, waiting while it is zero; also with C, Python and Java | [`posix_sem`] |
 //! | to know for certain whether a process lives, and how a child ended | [`pidfd`] |
@@ -112,10 +113,9 @@
 //!   [`splice`].
 //! - **Pages in two processes**: [`mapping`], the one owner of mapped memory, and what makes it:
 //!   [`memfd`], [`posix_shm`], [`sysv_shm`], [`file`](mod@file), [`anonymous`].
-//! - **Who goes, and who waits**: [`once`], [`barrier`], [`posix_sem`], [`file_lock`], [`pidfile`],
-//!   [`futex`], [`sysv_sem`], [`mutex`].
-//! - **Something happened**: [`poller`], [`signal`], [`signalfd`], [`eventfd`], [`timerfd`],
-//!   [`inotify`].
+//! - **Who goes, and who waits**: [`condvar`], [`once`], [`barrier`], [`posix_sem`], [`file_lock`],
+//!   [`pidfile`], [`futex`], [`sysv_sem`], [`mutex`].
+//! - **Something happened**: [`poller`], [`signal`], [`signalfd`], [`eventfd`], [`timerfd`], [`inotify`].
 //! - **Another process**: [`command`], [`process_vm`], [`ptrace`], [`fd`], [`pidfd`].
 //! - **For all of them**: [`wait`], the verbs; [`error`](mod@error); [`mechanism`], the names and the facts;
 //!   [`limits`], what this host allows; [`kernel`], what newer kernels have.
@@ -204,7 +204,9 @@ pub use copy::{fifo, inet, pipe, posix_mq, splice, sysv_mq, unix};
 pub use event::{eventfd, inotify, poller, signal, signalfd, timerfd};
 pub use process::{command, fd, pidfd, process_vm, ptrace};
 pub use share::{anonymous, file, mapping, memfd, posix_shm, sysv_shm};
-pub use sync::{barrier, file_lock, futex, mutex, once, pidfile, posix_sem, rwlock, sysv_sem};
+pub use sync::{
+    barrier, condvar, file_lock, futex, mutex, once, pidfile, posix_sem, rwlock, sysv_sem,
+};
 
 pub use error::{Error, ErrorKind, LockError, RecvError, Result, SendError, Stop, WaitError};
 pub use mechanism::Mechanism;

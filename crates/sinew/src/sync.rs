@@ -1,6 +1,7 @@
 //! Who goes, and who waits.
 
 pub mod barrier;
+pub mod condvar;
 pub mod file_lock;
 pub mod futex;
 pub mod mutex;

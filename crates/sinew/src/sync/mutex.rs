@@ -64,15 +64,16 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::marker::PhantomData;
 use std::mem::offset_of;
 use std::ops::Deref;
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::futex;
-use super::robust::{self, Node, OWNER_DIED, Thread};
+use super::robust::{self, Node, OWNER_DIED, Thread, UNSEEN};
 use crate::error::{Error, ErrorKind, LockError, Result};
 use crate::mapping::Mapping;
 use crate::mechanism::Mechanism;
@@ -80,7 +81,7 @@ use crate::wait::{Locks, Wait};
 
 mod core;
 
-use core::{Core, Host, Refused, Taken};
+use self::core::{Core, Host, Refused, Taken};
 
 /// How many bytes of a mapping a mutex takes.
 pub const SIZE: usize = size_of::<Layout>();
@@ -112,6 +113,8 @@ const _: () = {
 /// "SwM" and the version.
 const MAGIC: u32 = 0x5377_4d01;
 const INHERITS: u32 = 1;
+/// In [`Mutex::held`]: more than any thread's number.
+const DIED: u64 = 1 << 31;
 
 const HEIR: usize = 0;
 const STATE: usize = 1;
@@ -181,8 +184,9 @@ pub struct Mutex {
     namespace: u64,
     /// The generation of the process in which the namespace was compared.
     compared: AtomicU32,
-    /// Whether a guard of this handle exists, or was forgotten.
-    held: AtomicBool,
+    /// The id of its owner while a guard of this handle exists, or was forgotten; with [`DIED`] where
+    /// what the last owner left is not repaired. It is of this process: no peer writes there.
+    held: AtomicU64,
     /// Stays for ever where it is dropped while `held`: the robust list leads into it.
     map: Arc<Mapping>,
 }
@@ -240,7 +244,7 @@ impl Mutex {
             inherits,
             namespace,
             compared: AtomicU32::new(0),
-            held: AtomicBool::new(false),
+            held: AtomicU64::new(0),
             map: Arc::clone(map),
         })
     }
@@ -270,39 +274,131 @@ impl Mutex {
         Core { word: &node.word, heir: &node.own[HEIR], state: &node.own[STATE] }
     }
 
-    /// This thread, if it may lock: in the right pid namespace.
-    #[inline]
-    fn enter(&self) -> Result<Thread, LockError<Recovery<'_>>> {
-        let thread = Thread::current().map_err(|refused| LockError::Os(refused.errno()))?;
-        // Relaxed: the comparison gives the same for every thread of the process.
-        if self.compared.load(Ordering::Relaxed) != thread.generation() || thread.generation() == 0
-        {
-            self.compare_namespaces(thread)?;
-        }
-        Ok(thread)
-    }
-
+    /// What stands before the first lock of a process, the first after a fork, and a lock that
+    /// cannot be.
     #[cold]
-    fn compare_namespaces(&self, thread: Thread) -> Result<(), LockError<Recovery<'_>>> {
+    #[inline(never)]
+    fn lock_first(&self, wait: Wait<'_>) -> Result<Guard<'_>, LockError<Recovery<'_>>> {
+        let thread = Thread::current().map_err(|refused| LockError::Os(refused.errno()))?;
         let own = robust::namespace().map_err(|errno| LockError::Os(errno.raw_os_error()))?;
         if own != self.namespace {
             return Err(LockError::OtherPidNamespace);
         }
-        self.compared.store(thread.generation(), Ordering::Relaxed);
-        Ok(())
+        if thread.generation() != UNSEEN {
+            // Relaxed: the comparison gives the same for every thread of the process.
+            self.compared.store(thread.generation(), Ordering::Relaxed);
+        }
+        self.lock_as(thread, wait)
     }
 
-    /// Has the word, or not.
-    #[inline]
-    fn take(&self, thread: Thread, wait: Wait<'_>) -> Result<Taken, LockError<Recovery<'_>>> {
-        let core = self.core();
-        if self.inherits {
-            return self.take_with_priority(thread, wait);
+    #[inline(always)]
+    fn lock_as(
+        &self,
+        thread: Thread,
+        wait: Wait<'_>,
+    ) -> Result<Guard<'_>, LockError<Recovery<'_>>> {
+        wait.check_interrupt_word()?;
+        // No pending slot: a death between taking the word and its entry in the list is not seen.
+        if !cfg!(sabotage = "mutex-no-pending") {
+            thread.begin(&self.layout().node.word, self.inherits);
         }
-        let cpu = &self.layout().node.own[CPU];
-        let taken = core.lock(thread.tid(), wait, &Here { cpu, start: Cell::new(None) })?;
-        cpu.store(current_cpu(), Ordering::Relaxed);
-        Ok(taken)
+        let core = self.core();
+        if !core.take_free(thread.tid()) {
+            return self.lock_taken(thread, wait);
+        }
+        match core.state() {
+            Ok(()) => Ok(self.hold(thread, 0)),
+            Err(refused) => self.go_without(thread, refused),
+        }
+    }
+
+    /// Enters the lock that this thread has into its list.
+    #[inline(always)]
+    fn hold(&self, thread: Thread, died: u64) -> Guard<'_> {
+        // Emptied too early: a death before the entry is in the list is not seen.
+        if cfg!(sabotage = "mutex-pending-too-short") {
+            thread.end();
+        }
+        let node = &self.layout().node;
+        node.own[CPU].store(robust::current_cpu(), Ordering::Relaxed);
+        self.held.store(thread.id() | died, Ordering::Relaxed);
+        // SAFETY: this thread has just come to have the word, so the node is in no list. The map stays
+        // as long as this handle, and for ever where the handle is dropped while it is `held`.
+        // That peers are trusted is the contract of the type.
+        unsafe { thread.link(node, self.inherits) };
+        thread.end();
+        Guard { mutex: self, stays: PhantomData }
+    }
+
+    /// Goes on where the word was not free; the pending slot is filled.
+    #[cold]
+    #[inline(never)]
+    fn lock_taken(
+        &self,
+        thread: Thread,
+        wait: Wait<'_>,
+    ) -> Result<Guard<'_>, LockError<Recovery<'_>>> {
+        let taken = if self.inherits {
+            self.take_with_priority(thread, wait)
+        } else {
+            let cpu = &self.layout().node.own[CPU];
+            let here = Here { cpu, start: Cell::new(None) };
+            self.core().lock(thread.tid(), wait, &here).map_err(LockError::from)
+        };
+        match taken {
+            Ok(Taken::Clean) => Ok(self.hold(thread, 0)),
+            Ok(Taken::OwnerDied) => Err(LockError::OwnerDied(Recovery(self.hold(thread, DIED)))),
+            Err(refused) => {
+                thread.end();
+                Err(refused)
+            }
+        }
+    }
+
+    /// Releases what is not worth having.
+    #[cold]
+    #[inline(never)]
+    fn go_without(
+        &self,
+        thread: Thread,
+        refused: Refused,
+    ) -> Result<Guard<'_>, LockError<Recovery<'_>>> {
+        self.release(thread);
+        thread.end();
+        Err(refused.into())
+    }
+
+    /// By the thread that has it.
+    #[inline(always)]
+    fn unlock(&self, thread: Thread) {
+        let node = &self.layout().node;
+        if !cfg!(sabotage = "mutex-no-pending") {
+            thread.begin(&node.word, self.inherits);
+        }
+        // SAFETY: linked when the guard was made, which is dropped once.
+        unsafe { thread.unlink(node) };
+        self.held.store(0, Ordering::Relaxed);
+        self.release(thread);
+        thread.end();
+    }
+
+    /// Where more is to do, or nothing: in a forked child the thread has not got it, its parent has.
+    #[cold]
+    #[inline(never)]
+    fn unlock_last(&self, held: u64) {
+        let Ok(thread) = Thread::current() else { return };
+        if held & !DIED != thread.id() {
+            return;
+        }
+        if held & DIED != 0 {
+            self.core().give_up();
+        }
+        self.unlock(thread);
+    }
+
+    #[inline(always)]
+    fn release(&self, thread: Thread) {
+        if self.inherits { self.release_with_priority(thread) } else { self.core().unlock() }
     }
 
     fn take_with_priority(
@@ -310,16 +406,15 @@ impl Mutex {
         thread: Thread,
         wait: Wait<'_>,
     ) -> Result<Taken, LockError<Recovery<'_>>> {
-        let Core { word, .. } = self.core();
-        let tid = thread.tid();
-        if word.compare_exchange(0, tid, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            futex::take_by_kernel(word, false, wait)?;
+        let core = self.core();
+        if !core.take_free(thread.tid()) {
+            futex::take_by_kernel(core.word, false, wait)?;
         }
-        if let Err(refused) = self.core().state() {
+        if let Err(refused) = core.state() {
             self.release_with_priority(thread);
             return Err(refused.into());
         }
-        let died = word.load(Ordering::Relaxed) & OWNER_DIED != 0;
+        let died = core.word.load(Ordering::Relaxed) & OWNER_DIED != 0;
         Ok(if died { Taken::OwnerDied } else { Taken::Clean })
     }
 
@@ -336,43 +431,19 @@ impl Locks for Mutex {
     type Guard<'a> = Guard<'a>;
     type Died<'a> = Recovery<'a>;
 
-    #[inline]
+    // Always inlined, so that a guard of a free lock is made of registers.
+    #[inline(always)]
     fn lock_wait(&self, wait: Wait<'_>) -> Result<Guard<'_>, LockError<Recovery<'_>>> {
-        let thread = self.enter()?;
-        wait.check_interrupt_word()?;
-        let node = &self.layout().node;
-        // No pending slot: a death between taking the word and its entry in the list is not seen.
-        if !cfg!(sabotage = "mutex-no-pending") {
-            thread.begin(&node.word, self.inherits);
-        }
-        let taken = match self.take(thread, wait) {
-            Ok(taken) => taken,
-            Err(refused) => {
-                thread.end();
-                return Err(refused);
-            }
-        };
-        // Emptied too early: a death before the entry is in the list is not seen.
-        if cfg!(sabotage = "mutex-pending-too-short") {
-            thread.end();
-        }
-        self.held.store(true, Ordering::Relaxed);
-        // SAFETY: this thread has just come to have the word, so the node is in no list. The map stays
-        // as long as this handle, and for ever where the handle is dropped while it is `held`.
-        // That peers are trusted is the contract of the type.
-        unsafe { thread.link(node, self.inherits) };
-        thread.end();
-        let guard = Guard { mutex: self, thread, died: taken == Taken::OwnerDied };
-        match taken {
-            Taken::Clean => Ok(guard),
-            Taken::OwnerDied => Err(LockError::OwnerDied(Recovery(guard))),
+        match Thread::of_generation(self.compared.load(Ordering::Relaxed)) {
+            Some(thread) => self.lock_as(thread, wait),
+            None => self.lock_first(wait),
         }
     }
 }
 
 impl Drop for Mutex {
     fn drop(&mut self) {
-        if self.held.load(Ordering::Relaxed) {
+        if self.held.load(Ordering::Relaxed) != 0 {
             // A guard was forgotten: its thread's list leads into the map, which stays.
             let _ = Arc::into_raw(Arc::clone(&self.map));
         }
@@ -392,14 +463,12 @@ impl fmt::Debug for Mutex {
 }
 
 /// Holds a mutex until dropped, by the thread that locked it.
-#[derive(Debug)]
+// One word wide, so that it is moved in a register; what else it knows is in `held`.
 #[must_use = "dropped, it unlocks"]
 pub struct Guard<'a> {
     mutex: &'a Mutex,
     /// Not Send: the kernel knows the owner, and only the owner can unlock.
-    thread: Thread,
-    /// What the last owner left is not repaired.
-    died: bool,
+    stays: PhantomData<*const ()>,
 }
 
 impl<'a> Guard<'a> {
@@ -413,27 +482,18 @@ impl<'a> Guard<'a> {
 impl Drop for Guard<'_> {
     #[inline]
     fn drop(&mut self) {
-        // In a forked child this is another thread: its parent has the lock.
-        if !Thread::current().is_ok_and(|now| now.is(self.thread)) {
-            return;
+        let mutex = self.mutex;
+        let held = mutex.held.load(Ordering::Relaxed);
+        match Thread::of_generation((held >> 32) as u32) {
+            Some(thread) if held == thread.id() => mutex.unlock(thread),
+            _ => mutex.unlock_last(held),
         }
-        let thread = self.thread;
-        let node = &self.mutex.layout().node;
-        if self.died {
-            self.mutex.core().give_up();
-        }
-        if !cfg!(sabotage = "mutex-no-pending") {
-            thread.begin(&node.word, self.mutex.inherits);
-        }
-        // SAFETY: linked when this guard was made, and a guard is dropped once.
-        unsafe { thread.unlink(node) };
-        self.mutex.held.store(false, Ordering::Relaxed);
-        if self.mutex.inherits {
-            self.mutex.release_with_priority(thread);
-        } else {
-            self.mutex.core().unlock();
-        }
-        thread.end();
+    }
+}
+
+impl fmt::Debug for Guard<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard").field("mutex", self.mutex).finish_non_exhaustive()
     }
 }
 
@@ -445,12 +505,13 @@ pub struct Recovery<'a>(Guard<'a>);
 impl<'a> Recovery<'a> {
     /// Says that what the mutex guards is sound again: the mutex is as new, and still held.
     pub fn repaired(self) -> Guard<'a> {
-        let mut guard = self.0;
-        if Thread::current().is_ok_and(|now| now.is(guard.thread)) {
-            guard.mutex.core().repaired();
+        let mutex = self.0.mutex;
+        let held = mutex.held.load(Ordering::Relaxed);
+        if Thread::current().is_ok_and(|thread| held == thread.id() | DIED) {
+            mutex.core().repaired();
+            mutex.held.store(held & !DIED, Ordering::Relaxed);
         }
-        guard.died = false;
-        guard
+        self.0
     }
 }
 
@@ -475,9 +536,12 @@ impl Host for Here<'_> {
 
     fn impatient(&self, sleeps: u32) -> bool {
         match self.start.get() {
-            Some(start) => sleeps > 0 && start.elapsed() >= PATIENCE,
+            Some(start) => start.elapsed() >= PATIENCE,
+            // Whoever has its turn after one sleep does not read the clock.
             None => {
-                self.start.set(Some(Instant::now()));
+                if sleeps > 0 {
+                    self.start.set(Some(Instant::now()));
+                }
                 false
             }
         }
@@ -485,16 +549,8 @@ impl Host for Here<'_> {
 
     fn spins(&self) -> u32 {
         let owners = self.cpu.load(Ordering::Relaxed);
-        if owners == 0 || owners == current_cpu() { 0 } else { SPINS }
+        if owners == 0 || owners == robust::current_cpu() { 0 } else { SPINS }
     }
-}
-
-/// The number of the CPU that this thread runs on, counted from 1; 0 where nobody tells.
-#[inline]
-fn current_cpu() -> u32 {
-    // SAFETY: it touches no memory. glibc reads what the kernel has written down for the thread (rseq).
-    let cpu = unsafe { libc::sched_getcpu() };
-    u32::try_from(cpu + 1).unwrap_or(0)
 }
 
 impl<D> From<Refused> for LockError<D> {

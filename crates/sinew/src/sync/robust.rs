@@ -30,6 +30,7 @@
 #![allow(unsafe_code, reason = "the robust list is libc's, linked by addresses")]
 
 use std::cell::Cell;
+use std::ffi::CStr;
 use std::marker::PhantomData;
 use std::mem::offset_of;
 use std::ptr;
@@ -129,8 +130,9 @@ struct Known {
     head: *const Head,
     /// The word that a fork wipes.
     process: *const Process,
-    generation: u32,
-    tid: u32,
+    /// Where the kernel writes the CPU that the thread runs on.
+    cpu: *const AtomicU32,
+    id: u64,
 }
 
 /// What a process knows of itself. It is in a page of its own, which a forked child finds zeroed.
@@ -140,15 +142,25 @@ struct Process {
     namespace: AtomicU64,
 }
 
+/// The generation of a process whose forks leave no trace.
+pub(crate) const UNSEEN: u32 = u32::MAX;
+
 /// What a thread that knows nothing compares with, and every thread where pages are not wiped.
 static UNKNOWN: Process = Process { generation: AtomicU32::new(0), namespace: AtomicU64::new(0) };
 static PROCESS: AtomicPtr<Process> = AtomicPtr::new(ptr::null_mut());
+/// What a thread reads of whose CPU nobody tells.
+static NO_CPU: AtomicU32 = AtomicU32::new(u32::MAX);
 /// Goes on in a forked child, so that no generation comes twice.
 static GENERATIONS: AtomicU32 = AtomicU32::new(0);
 
 thread_local! {
     static KNOWN: Cell<Known> = const {
-        Cell::new(Known { head: ptr::null(), process: &raw const UNKNOWN, generation: u32::MAX, tid: 0 })
+        Cell::new(Known {
+            head: ptr::null(),
+            process: &raw const UNKNOWN,
+            cpu: &raw const NO_CPU,
+            id: id(UNSEEN, 0),
+        })
     };
 }
 
@@ -156,8 +168,18 @@ thread_local! {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Thread {
     head: *const Head,
-    tid: u32,
-    generation: u32,
+    /// See [`id`]. One number, so that it stays in a register.
+    id: u64,
+}
+
+/// A thread of a process: the thread's number alone can be the same in a forked child that has a pid
+/// namespace of its own.
+const fn id(generation: u32, tid: u32) -> u64 {
+    (generation as u64) << 32 | tid as u64
+}
+
+const fn generation_of(id: u64) -> u32 {
+    (id >> 32) as u32
 }
 
 impl Thread {
@@ -168,23 +190,39 @@ impl Thread {
         // SAFETY: it points to `UNKNOWN` or to the page of `Process::page`, which is never unmapped.
         let process = unsafe { &*known.process };
         // Relaxed: only a fork changes it, and the child has this thread alone.
-        if process.generation.load(Ordering::Relaxed) == known.generation {
-            let Known { head, tid, generation, .. } = known;
-            return Ok(Self { head, tid, generation });
+        if process.generation.load(Ordering::Relaxed) != generation_of(known.id) {
+            Self::look_up()?;
         }
-        Self::look_up()
+        let Known { head, id, .. } = KNOWN.get();
+        Ok(Self { head, id })
+    }
+
+    /// The calling thread, if this is known without looking, and the process is of this generation. For
+    /// who has seen [`current`](Self::current) in it before.
+    #[inline(always)]
+    pub(crate) fn of_generation(generation: u32) -> Option<Self> {
+        let known = KNOWN.get();
+        // SAFETY: as in `current`.
+        let process = unsafe { &*known.process };
+        let now = process.generation.load(Ordering::Relaxed);
+        let Known { head, id, .. } = known;
+        let is_it = now == generation && generation_of(id) == generation && generation != 0;
+        is_it.then_some(Self { head, id })
     }
 
     #[cold]
     #[inline(never)]
-    fn look_up() -> Result<Self, Refused> {
+    fn look_up() -> Result<(), Refused> {
         let tid = rustix::thread::gettid().as_raw_nonzero().get().unsigned_abs();
         let head = registered_head()?;
         let process = Process::page();
         let mut generation = process.generation.load(Ordering::Relaxed);
-        if generation == 0 && !ptr::eq(process, &raw const UNKNOWN) {
-            // 0 and the largest number mean that nothing is known.
-            let new = GENERATIONS.fetch_add(1, Ordering::Relaxed) % (u32::MAX - 1) + 1;
+        if ptr::eq(process, &raw const UNKNOWN) {
+            // Never that of the process: the next call looks again.
+            generation = UNSEEN;
+        } else if generation == 0 {
+            // 0 means that nothing is known.
+            let new = GENERATIONS.fetch_add(1, Ordering::Relaxed) % (UNSEEN - 1) + 1;
             generation = match process.generation.compare_exchange(
                 0,
                 new,
@@ -195,28 +233,26 @@ impl Thread {
                 Err(others) => others,
             };
         }
-        if generation != 0 {
-            KNOWN.set(Known { head, process, generation, tid });
-        }
-        Ok(Self { head, tid, generation })
-    }
-
-    /// Whether it is the same: not after a fork, even where the number is.
-    #[inline]
-    pub(crate) fn is(self, other: Self) -> bool {
-        self.tid == other.tid && self.generation == other.generation
+        KNOWN.set(Known { head, process, cpu: place_of_cpu(), id: id(generation, tid) });
+        Ok(())
     }
 
     /// The kernel's number of it.
     #[inline]
     pub(crate) fn tid(self) -> u32 {
-        self.tid
+        self.id as u32
     }
 
-    /// A number that changes when the process forks. 0 where that cannot be seen.
+    /// Both numbers in one: never 0, and below bit 31 of its lower half.
+    #[inline]
+    pub(crate) fn id(self) -> u64 {
+        self.id
+    }
+
+    /// A number that changes when the process forks; never 0. [`UNSEEN`] where that cannot be seen.
     #[inline]
     pub(crate) fn generation(self) -> u32 {
-        self.generation
+        generation_of(self.id)
     }
 
     /// Fills the pending slot: from here on a death of this thread marks `word` if the thread has it.
@@ -341,6 +377,53 @@ impl Drop for Section<'_> {
     fn drop(&mut self) {
         self.thread.end();
     }
+}
+
+/// The number of the CPU that this thread runs on, counted from 1; 0 where nobody tells.
+#[inline]
+pub(crate) fn current_cpu() -> u32 {
+    // SAFETY: it points to `NO_CPU` or into this thread's own area, see `place_of_cpu`.
+    let cpu = unsafe { &*KNOWN.get().cpu };
+    cpu.load(Ordering::Relaxed).wrapping_add(1)
+}
+
+/// Where the kernel writes this thread's CPU: in the area that glibc has registered for restartable
+/// sequences (rseq, since glibc 2.35).
+fn place_of_cpu() -> *const AtomicU32 {
+    let symbol = |name: &CStr| {
+        // SAFETY: looks a name up.
+        let symbol = unsafe { libc::dlsym(libc::RTLD_DEFAULT, name.as_ptr()) };
+        (!symbol.is_null()).then_some(symbol)
+    };
+    let (Some(offset), Some(size)) = (symbol(c"__rseq_offset"), symbol(c"__rseq_size")) else {
+        return &raw const NO_CPU;
+    };
+    // SAFETY: glibc's constants of these names have these types, in its manual.
+    let offset = unsafe { *offset.cast::<isize>() };
+    // SAFETY: as above.
+    let size = unsafe { *size.cast::<u32>() };
+    if size == 0 {
+        // It has registered none.
+        return &raw const NO_CPU;
+    }
+    // `cpu_id` is the second word of the area, which begins so far from the thread pointer.
+    ptr::with_exposed_provenance(thread_pointer().wrapping_add_signed(offset + 4))
+}
+
+/// The address from which the thread's own memory is counted.
+fn thread_pointer() -> usize {
+    let pointer: usize;
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the word at `fs:0` is its own address, by the ABI.
+    unsafe {
+        std::arch::asm!("mov {}, fs:0", out(reg) pointer, options(nostack, readonly, preserves_flags));
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: reads a register.
+    unsafe {
+        std::arch::asm!("mrs {}, tpidr_el0", out(reg) pointer, options(nostack, nomem, preserves_flags));
+    }
+    pointer
 }
 
 /// The head that libc has registered for this thread.

@@ -48,12 +48,12 @@ pub(crate) trait Word {
     /// as a death. A model never comes back by itself, so that a lost wake-up is found.
     fn sleep_and_look(&self, expected: u32, wait: Wait<'_>, look: Duration) -> Result<(), Stop>;
 
-    /// Wakes at most `count` of those who sleep on it.
-    fn wake(&self, count: u32);
+    /// Wakes at most `count` of those who sleep on it. Gives how many it were.
+    fn wake(&self, count: u32) -> usize;
 
     /// Changes the word and wakes at most `count` of those who sleep on it, in one step that a kill
-    /// does not divide.
-    fn change_and_wake(&self, change: Change, count: u32);
+    /// does not divide. Gives how many were woken.
+    fn change_and_wake(&self, change: Change, count: u32) -> usize;
 
     /// Between an access that stores and one that loads, both SeqCst, of which one has to see the
     /// other side's: they are enough by themselves, but loom does not know that.
@@ -118,19 +118,17 @@ impl Word for AtomicU32 {
     }
 
     fn sleep_and_look(&self, expected: u32, wait: Wait<'_>, look: Duration) -> Result<(), Stop> {
-        // The end of the look is no end of the wait.
-        wait.left()?;
-        word::sleep(self, expected, wait.at_most(look))
+        word::sleep_and_look(self, expected, wait, look)
     }
 
-    fn wake(&self, count: u32) {
+    fn wake(&self, count: u32) -> usize {
         // It can fail only on a bad address, and this is a reference.
-        let _ = word::wake(self, count);
+        word::wake(self, count).unwrap_or(0)
     }
 
-    fn change_and_wake(&self, change: Change, count: u32) {
+    fn change_and_wake(&self, change: Change, count: u32) -> usize {
         // As for `wake`.
-        let _ = word::change_and_wake(self, change, self, count);
+        word::change_and_wake(self, change, self, count).unwrap_or(0)
     }
 
     #[inline]

@@ -54,6 +54,23 @@ pub(crate) fn sleep(word: &AtomicU32, expected: u32, wait: Wait<'_>) -> Result<(
     }
 }
 
+/// The same, but comes back after `look` at the latest, with Ok. It costs no more than one call: where
+/// nothing else bounds the wait, the clock is not read.
+pub(crate) fn sleep_and_look(
+    word: &AtomicU32,
+    expected: u32,
+    wait: Wait<'_>,
+    look: Duration,
+) -> Result<(), Stop> {
+    if wait.is_unbounded() {
+        let entry = Entry { word, expected, private: false };
+        return outcome(sleep_on_one(entry, Some(look))).map(drop);
+    }
+    // The end of the look is no end of the wait.
+    wait.left()?;
+    sleep(word, expected, wait.at_most(look))
+}
+
 /// Sleeps while every word is what its entry says, as long as `wait` allows. At most one less than
 /// [`MOST`]; EINVAL for none or more.
 pub(crate) fn sleep_on_any(entries: &[Entry<'_>], wait: Wait<'_>) -> Result<Slept, Stop> {
@@ -107,13 +124,13 @@ pub(crate) fn lock_pi(word: &AtomicU32, private: bool, wait: Wait<'_>) -> Result
 }
 
 /// Changes `target` and wakes at most `count` of those who sleep on `word`, in one step that a kill
-/// does not divide: nobody dies between the two (FUTEX_WAKE_OP).
+/// does not divide: nobody dies between the two (FUTEX_WAKE_OP). Gives how many were woken.
 pub(crate) fn change_and_wake(
     target: &AtomicU32,
     change: Change,
     word: &AtomicU32,
     count: u32,
-) -> Result<(), Errno> {
+) -> Result<usize, Errno> {
     let (op, argument) = match change {
         Change::Set(value) => (futex::WakeOp::Set, value),
         Change::Increment => (futex::WakeOp::Add, 1),
@@ -124,7 +141,7 @@ pub(crate) fn change_and_wake(
     // whoever is woken for nothing looks again.
     let (compare, with) = (futex::WakeOpCmp::Eq, 0xFFF);
     let (flags, count) = (flags(false), count.min(i32::MAX.unsigned_abs()));
-    futex::wake_op(word, flags, count, 0, target, op, compare, argument, with).map(drop)
+    futex::wake_op(word, flags, count, 0, target, op, compare, argument, with)
 }
 
 /// What [`change_and_wake`] does to the target.

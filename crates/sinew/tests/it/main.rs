@@ -5,6 +5,7 @@
 mod anonymous;
 mod barrier;
 mod command;
+mod condvar;
 mod crash;
 mod event_loop;
 mod eventfd;
@@ -54,6 +55,7 @@ fn main() -> ExitCode {
         .add(anonymous::TESTS, anonymous::ROLES)
         .add(barrier::TESTS, barrier::ROLES)
         .add(command::TESTS, command::ROLES)
+        .add(condvar::TESTS, condvar::ROLES)
         .add(crash::TESTS, crash::ROLES)
         .add(fd::TESTS, fd::ROLES)
         .add(eventfd::TESTS, eventfd::ROLES)

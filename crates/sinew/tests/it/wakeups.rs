@@ -10,22 +10,26 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use sinew::condvar::Condvar;
 use sinew::eventfd::{self, Counter, EventFd};
 use sinew::futex::Futex;
 use sinew::mapping::Mapping;
 use sinew::memfd::{self, Memfd};
+use sinew::mutex::Mutex;
 use sinew::posix_sem;
-use sinew::wait::Waits;
+use sinew::wait::{Locks, Waits};
 use sinew_testkit::{Link, Peer, Role, Skip, Test, roles, tests};
 
 pub(crate) const TESTS: &[Test] = tests![
     every_ring_of_an_eventfd_ends_a_wait,
     every_post_of_a_semaphore_ends_a_wait,
     every_wake_of_a_futex_ends_a_wait,
+    every_notification_of_a_condvar_ends_a_wait,
 ];
 pub(crate) const ROLES: &[Role] = roles![waiter];
 
@@ -38,7 +42,7 @@ const LONG: Duration = Duration::from_secs(60);
 /// What both processes have.
 struct Shared {
     /// Its first word is the last ring that ended a wait; the rest is for the mechanism.
-    memory: Mapping,
+    memory: Arc<Mapping>,
     fd: Option<OwnedFd>,
 }
 
@@ -55,14 +59,14 @@ type Waiter<'a> = Box<dyn FnMut(u64, bool) + 'a>;
 struct Row {
     name: &'static str,
     /// Makes what it needs, before the waiter starts.
-    make: fn(&Mapping) -> Option<OwnedFd>,
+    make: fn(&Arc<Mapping>) -> Option<OwnedFd>,
     /// Rings for the time that it is given.
     ringer: fn(&Shared) -> Ringer<'_>,
     /// Waits for the ring of that time; in a form with a deadline where the second is true.
     waiter: fn(&Shared) -> Waiter<'_>,
 }
 
-const ROWS: &[Row] = &[EVENTFD, POSIX_SEM, FUTEX];
+const ROWS: &[Row] = &[EVENTFD, POSIX_SEM, FUTEX, CONDVAR];
 
 const EVENTFD: Row = Row {
     name: "eventfd",
@@ -130,6 +134,47 @@ const FUTEX: Row = Row {
     },
 };
 
+/// Where the condition variable and its condition lie, after the mutex.
+const CONDVAR_PLACE: usize = PLACE + 64;
+const CONDITION: usize = PLACE + 128;
+
+const CONDVAR: Row = Row {
+    name: "condvar",
+    make: |memory| {
+        Mutex::create_in(memory, PLACE).unwrap();
+        Condvar::create_in(memory, CONDVAR_PLACE).unwrap();
+        None
+    },
+    ringer: |shared| {
+        let mutex = Mutex::open_in(&shared.memory, PLACE).unwrap();
+        let condvar = Condvar::open_in(&shared.memory, CONDVAR_PLACE).unwrap();
+        let condition = shared.memory.atomic_u64_at(CONDITION).unwrap();
+        Box::new(move |time| {
+            let guard = mutex.lock().unwrap();
+            condition.store(time, Ordering::Relaxed);
+            drop(guard);
+            condvar.notify_one();
+        })
+    },
+    waiter: |shared| {
+        let mutex = Mutex::open_in(&shared.memory, PLACE).unwrap();
+        let condvar = Condvar::open_in(&shared.memory, CONDVAR_PLACE).unwrap();
+        let condition = shared.memory.atomic_u64_at(CONDITION).unwrap();
+        Box::new(move |time, bounded| {
+            let mut guard = mutex.lock().unwrap();
+            while condition.load(Ordering::Relaxed) < time {
+                if bounded {
+                    let (again, ended) = condvar.wait_timeout(guard, LONG).unwrap();
+                    assert_eq!(ended, Ok(()));
+                    guard = again;
+                } else {
+                    guard = condvar.wait(guard).unwrap();
+                }
+            }
+        })
+    },
+};
+
 /// The CPUs of the ringer and of the waiter: two if there are two.
 fn cpus() -> [usize; 2] {
     let allowed = sched_getaffinity(None).unwrap();
@@ -158,7 +203,7 @@ fn waiter(link: &Link) {
     let name = link.hear();
     let row = ROWS.iter().find(|row| row.name == name).unwrap();
     let count: u64 = link.hear().parse().unwrap();
-    let memory = Memfd::try_from(link.recv_fd()).unwrap().map().unwrap();
+    let memory = Arc::new(Memfd::try_from(link.recv_fd()).unwrap().map().unwrap());
     let (_, fds) = link.receive();
     let shared = Shared { memory, fd: fds.into_iter().next() };
     let mut wait = (row.waiter)(&shared);
@@ -182,7 +227,7 @@ fn waiter(link: &Link) {
 fn ring(row: &Row) {
     let count = std::env::var("SINEW_WAKEUPS").map_or(SAMPLE, |n| n.parse().unwrap());
     let memfd = memfd::Options::new().create("wakeups", 8192).unwrap();
-    let memory = memfd.map().unwrap();
+    let memory = Arc::new(memfd.map().unwrap());
     let fd = (row.make)(&memory);
     let peer = Peer::spawn("wakeups::waiter");
     peer.say(row.name);
@@ -246,5 +291,10 @@ fn every_post_of_a_semaphore_ends_a_wait() -> Result<(), Skip> {
 
 fn every_wake_of_a_futex_ends_a_wait() -> Result<(), Skip> {
     ring(&FUTEX);
+    Ok(())
+}
+
+fn every_notification_of_a_condvar_ends_a_wait() -> Result<(), Skip> {
+    ring(&CONDVAR);
     Ok(())
 }

@@ -79,29 +79,24 @@ impl From<Stop> for Refused {
 }
 
 impl<W: Word> Core<'_, W> {
-    #[inline]
+    /// Takes the word if nobody has it and nobody is asleep. `state` has to follow.
+    #[inline(always)]
+    pub(super) fn take_free(&self, me: u32) -> bool {
+        self.word.compare_exchange(0, me, Acquire, Relaxed).is_ok()
+    }
+
     pub(super) fn lock(&self, me: u32, wait: Wait<'_>, host: &impl Host) -> Result<Taken, Refused> {
-        let taken = match self.word.compare_exchange(0, me, Acquire, Relaxed) {
-            Ok(_) => Taken::Clean,
-            Err(_) => self.lock_taken(me, wait, host)?,
-        };
-        self.check_state()?;
+        let taken =
+            if self.take_free(me) { Taken::Clean } else { self.lock_taken(me, wait, host)? };
+        if let Err(refused) = self.state() {
+            self.unlock();
+            return Err(refused);
+        }
         Ok(taken)
     }
 
-    /// Whether what the caller has now is worth having; else releases it.
-    #[inline]
-    pub(super) fn check_state(&self) -> Result<(), Refused> {
-        match self.state.load(Relaxed) {
-            SOUND => Ok(()),
-            state => {
-                self.unlock();
-                Err(unusable(state))
-            }
-        }
-    }
-
-    /// For a release that is not `unlock`'s.
+    /// Whether what the caller has now is worth having; else it has to release it.
+    #[inline(always)]
     pub(super) fn state(&self) -> Result<(), Refused> {
         match self.state.load(Relaxed) {
             SOUND => Ok(()),
@@ -154,8 +149,6 @@ impl<W: Word> Core<'_, W> {
         }
     }
 
-    #[cold]
-    #[inline(never)]
     fn lock_taken(&self, me: u32, wait: Wait<'_>, host: &impl Host) -> Result<Taken, Refused> {
         let mut slept = false;
         let taken = self.take_turn(me, wait, host, &mut slept);

@@ -20,7 +20,8 @@ use crate::wait::word::Change;
 #[derive(Debug)]
 pub(crate) struct Word {
     value: loom::sync::atomic::AtomicU32,
-    queue: Mutex<()>,
+    /// How many sleep.
+    queue: Mutex<usize>,
     bell: Condvar,
 }
 
@@ -28,7 +29,7 @@ impl Word {
     pub(crate) fn new(value: u32) -> Self {
         Self {
             value: loom::sync::atomic::AtomicU32::new(value),
-            queue: Mutex::new(()),
+            queue: Mutex::new(0),
             bell: Condvar::new(),
         }
     }
@@ -41,7 +42,10 @@ impl Word {
         while seen & TID_MASK == tid {
             let left = seen & WAITERS | OWNER_DIED;
             match self.value.compare_exchange(seen, left, Ordering::SeqCst, Ordering::SeqCst) {
-                Ok(_) if seen & WAITERS != 0 => return super::Word::wake(self, 1),
+                Ok(_) if seen & WAITERS != 0 => {
+                    super::Word::wake(self, 1);
+                    return;
+                }
                 Ok(_) => return,
                 Err(now) => seen = now,
             }
@@ -90,9 +94,10 @@ impl super::Word for Word {
 
     fn sleep(&self, expected: u32, wait: Wait<'_>) -> Result<(), Stop> {
         wait.left()?;
-        let queue = self.queue.lock().unwrap();
+        let mut asleep = self.queue.lock().unwrap();
         if self.value.load(Ordering::SeqCst) == expected {
-            drop(self.bell.wait(queue).unwrap());
+            *asleep += 1;
+            drop(self.bell.wait(asleep).unwrap());
         }
         Ok(())
     }
@@ -101,20 +106,18 @@ impl super::Word for Word {
         self.sleep(expected, wait)
     }
 
-    fn wake(&self, count: u32) {
+    fn wake(&self, count: u32) -> usize {
         // Whoever compares after this sees what was stored before it, as in the kernel.
-        let queue = self.queue.lock().unwrap();
-        if count == super::ALL {
-            self.bell.notify_all();
-        } else {
-            for _ in 0..count {
-                self.bell.notify_one();
-            }
+        let mut asleep = self.queue.lock().unwrap();
+        let woken = (*asleep).min(count as usize);
+        for _ in 0..woken {
+            self.bell.notify_one();
         }
-        drop(queue);
+        *asleep -= woken;
+        woken
     }
 
-    fn change_and_wake(&self, change: Change, count: u32) {
+    fn change_and_wake(&self, change: Change, count: u32) -> usize {
         // Readers that do not sleep see the change on its own, so this order is no stronger.
         let _before = match change {
             Change::Set(value) => self.value.swap(u32::from(value), Ordering::SeqCst),
@@ -122,7 +125,7 @@ impl super::Word for Word {
             Change::Increment => self.value.fetch_add(1, Ordering::SeqCst),
             Change::ClearBit(bit) => self.value.fetch_and(!(1 << bit), Ordering::SeqCst),
         };
-        super::Word::wake(self, count);
+        super::Word::wake(self, count)
     }
 
     fn settle() {

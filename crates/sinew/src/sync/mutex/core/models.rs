@@ -81,7 +81,8 @@ impl Model {
             let seen = self.word.load(Relaxed);
             let owner = seen & TID_MASK;
             if pending && owner == 0 {
-                return self.word.wake(1);
+                self.word.wake(1);
+                return;
             }
             if owner != dead {
                 return;
