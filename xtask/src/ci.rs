@@ -96,6 +96,12 @@ const STEPS: &[Step] = &[
         run: Run::Plain(&["cargo", "run", "--release", "--", "bench", "--quick"]),
     },
     Step {
+        name: "sabotage",
+        about: "two builds that are wrong on purpose: the models, the crash driver or the tests notice",
+        env: &[],
+        run: Run::Plain(&["cargo", "xtask", "sabotage", "--sample"]),
+    },
+    Step {
         name: "loom",
         about: "the lock cores in every interleaving that the memory model allows",
         env: &[],

@@ -197,11 +197,12 @@ pub fn run<S: Subject>(subject: &S, sleepers: usize, plan: &Plan) -> io::Result<
     done
 }
 
-/// Keeps to one of the allowed CPUs: the last, since much else runs on the first.
+/// Keeps to one of the allowed CPUs, not the same for every driver that runs now.
 fn pin(allowed: &CpuSet) -> io::Result<()> {
+    let cpus: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|cpu| allowed.is_set(*cpu)).collect();
+    let own = usize::try_from(std::process::id()).unwrap_or(0);
     let mut one = CpuSet::new();
-    let last = (0..CpuSet::MAX_CPU).rev().find(|cpu| allowed.is_set(*cpu));
-    one.set(last.unwrap_or(0));
+    one.set(cpus.get(own % cpus.len().max(1)).copied().unwrap_or(0));
     Ok(sched_setaffinity(None, &one)?)
 }
 
@@ -489,6 +490,7 @@ impl<'a, S: Subject> Driver<'a, S> {
         if control.doubles() > 0 {
             outcomes.push(Err("two were inside at once".to_owned()));
         }
+        let first = first.map(|time| (Duration::from_nanos(time), point.steps));
         self.report.latencies.extend(first);
         self.report.note(point.steps, point.asleep, outcomes);
         Ok(())

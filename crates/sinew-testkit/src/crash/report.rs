@@ -27,9 +27,9 @@ pub struct Report {
     pub drifted: usize,
     /// What was wrong.
     pub findings: Vec<Finding>,
-    /// From the kill until the first of the sleepers was inside, in nanoseconds, where one was not
-    /// inside before.
-    pub latencies: Vec<u64>,
+    /// From the kill until the first of the sleepers was inside, where none was inside before; with the number of
+    /// instructions after which the victim was killed.
+    pub latencies: Vec<(Duration, usize)>,
     /// The time ran out, or there were too many findings.
     pub cut_short: bool,
     /// How long it took.
@@ -48,6 +48,10 @@ pub struct Finding {
     /// What was wrong.
     pub what: String,
 }
+
+/// The time from the kill to the lock that is worth a line: other work on this CPU, or a wake-up that
+/// was lost and made good later.
+const SLOW: Duration = Duration::from_millis(10);
 
 impl Report {
     pub(super) fn new(name: String, sleepers: usize) -> Self {
@@ -77,8 +81,7 @@ impl Report {
     pub fn latency(&self) -> Option<(Duration, Duration)> {
         let mut sorted = self.latencies.clone();
         sorted.sort_unstable();
-        let of = |nanoseconds: &u64| Duration::from_nanos(*nanoseconds);
-        Some((of(sorted.get(sorted.len() / 2)?), of(sorted.last()?)))
+        Some((sorted.get(sorted.len() / 2)?.0, sorted.last()?.0))
     }
 
     /// How many kills had this outcome.
@@ -149,6 +152,15 @@ impl fmt::Display for Report {
                 ms(longest),
                 self.latencies.len()
             )?;
+            let slow = || self.latencies.iter().filter(|(time, _)| *time >= SLOW);
+            let mut slowest: Vec<_> = slow().collect();
+            slowest.sort_unstable_by(|a, b| b.cmp(a));
+            let shown = slowest.iter().take(8);
+            let words: Vec<String> =
+                shown.map(|(time, steps)| format!("{:.0} ms at {steps}", ms(*time))).collect();
+            if !words.is_empty() {
+                writeln!(f, "  {} took 10 ms or more: {}", slow().count(), words.join(", "))?;
+            }
         }
         if self.drifted > 0 {
             writeln!(f, "  {} victims came by another way than the recorded one", self.drifted)?;

@@ -87,7 +87,7 @@ impl Subject for Post {
     /// A token that was posted is found, though its poster did not live to wake anybody: within a
     /// second by who sleeps behind another, else by who looks again at its deadline.
     fn sleep(&self, handle: &mut Handle, _: &Stage<'_>) -> Outcome {
-        let found = handle.take(Duration::from_millis(2500))?;
+        let found = handle.take(Duration::from_millis(1500))?;
         if found == "found none" && handle.semaphore().value() > 0 {
             return Err("there is a token, and who slept has none".to_owned());
         }
