@@ -85,7 +85,9 @@ impl File {
 pub(crate) struct Tree(Vec<File>);
 
 /// What belongs to the machine and not to the repository.
-const FOREIGN: &[&str] = &[".git", "target", "shared", "node_modules"];
+const FOREIGN: &[&str] = &[".git", "target", "node_modules"];
+/// The same, where it lies at the root.
+const FOREIGN_AT_ROOT: &str = "shared";
 
 impl Tree {
     fn read(root: &Path) -> std::io::Result<Self> {
@@ -113,7 +115,7 @@ fn collect(root: &Path, under: &str, files: &mut Vec<File>) -> std::io::Result<(
     for entry in fs::read_dir(root.join(under))? {
         let entry = entry?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        if FOREIGN.contains(&name.as_str()) {
+        if FOREIGN.contains(&name.as_str()) || under.is_empty() && name == FOREIGN_AT_ROOT {
             continue;
         }
         let path = if under.is_empty() { name } else { format!("{under}/{name}") };

@@ -94,6 +94,7 @@
 //! | a time that comes, once or again and again, in an event loop | [`timerfd`] |
 //! | one process at a time in a file, or in a part of it | [`file_lock`] |
 //! | one process of a kind at a time, and its number | [`pidfile`] |
+//! | a structure that processes share under a lock, found by name | [`shared`] |
 //! | data in shared memory that many read and few change | [`rwlock`] |
 //! | several processes to start each step together, and to know who died | [`barrier`] |
 //! | one process to set something up, and the others to wait for it | [`once`] |
@@ -115,7 +116,8 @@
 //!   [`memfd`], [`posix_shm`], [`sysv_shm`], [`file`](mod@file), [`anonymous`].
 //! - **Who goes, and who waits**: [`condvar`], [`once`], [`barrier`], [`posix_sem`], [`file_lock`],
 //!   [`pidfile`], [`futex`], [`sysv_sem`], [`mutex`].
-//! - **Something happened**: [`poller`], [`signal`], [`signalfd`], [`eventfd`], [`timerfd`], [`inotify`].
+//! - **Something happened**: [`poller`], [`signal`], [`signalfd`], [`eventfd`], [`timerfd`],
+//!   [`inotify`].
 //! - **Another process**: [`command`], [`process_vm`], [`ptrace`], [`fd`], [`pidfd`].
 //! - **For all of them**: [`wait`], the verbs; [`error`](mod@error); [`mechanism`], the names and the facts;
 //!   [`limits`], what this host allows; [`kernel`], what newer kernels have.
@@ -205,7 +207,7 @@ pub use event::{eventfd, inotify, poller, signal, signalfd, timerfd};
 pub use process::{command, fd, pidfd, process_vm, ptrace};
 pub use share::{anonymous, file, mapping, memfd, posix_shm, sysv_shm};
 pub use sync::{
-    barrier, condvar, file_lock, futex, mutex, once, pidfile, posix_sem, rwlock, sysv_sem,
+    barrier, condvar, file_lock, futex, mutex, once, pidfile, posix_sem, rwlock, shared, sysv_sem,
 };
 
 pub use error::{Error, ErrorKind, LockError, RecvError, Result, SendError, Stop, WaitError};

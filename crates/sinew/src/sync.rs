@@ -12,6 +12,7 @@ pub mod posix_sem;
 #[allow(dead_code, reason = "each lock uses some of it")]
 pub(crate) mod robust;
 pub mod rwlock;
+pub mod shared;
 pub mod sysv_sem;
 #[allow(dead_code, reason = "each core uses some of the operations")]
 mod word;

@@ -111,8 +111,12 @@ impl Options {
     /// [`LimitReached`](ErrorKind::LimitReached), with the sizes;
     /// [`InvalidInput`](ErrorKind::InvalidInput) for a name that cannot be, and for no bytes.
     pub fn create(&self, name: impl AsRef<OsStr>, len: u64) -> Result<Segment> {
-        let name = name.as_ref();
-        let file = file_name(name, "create")?;
+        self.draft(name.as_ref(), len)?.publish()
+    }
+
+    /// Makes such a segment, for somebody to fill before it gets its name.
+    pub(crate) fn draft(&self, name: &OsStr, len: u64) -> Result<Unnamed> {
+        file_name(name, "create")?;
         if len == 0 {
             return Err(failed("create", Errno::INVAL, name).because("a segment has a size"));
         }
@@ -123,8 +127,7 @@ impl Options {
         allocate::allocate(draft.fd(), len).map_err(|errno| {
             allocate::no_room(errno, MECHANISM, format!("{name:?}"), draft.fd(), len)
         })?;
-        let fd = draft.publish(file).map_err(|e| failed("create", e, name))?;
-        Ok(Segment { fd, name: name.to_owned(), read_only: false })
+        Ok(Unnamed { draft, name: name.to_owned() })
     }
 
     /// Opens the segment that has this name.
@@ -192,6 +195,27 @@ impl Options {
                 done => return done,
             }
         }
+    }
+}
+
+/// A whole segment that has no name yet. Dropped it is gone.
+pub(crate) struct Unnamed {
+    draft: Draft,
+    name: OsString,
+}
+
+impl Unnamed {
+    /// Maps all of it.
+    pub(crate) fn map(&self) -> Result<Mapping> {
+        pages::map_all(self.draft.fd(), mapping::Options::new(), MECHANISM)
+    }
+
+    /// Gives it its name, in one step.
+    pub(crate) fn publish(self) -> Result<Segment> {
+        let Self { draft, name } = self;
+        let file = file_name(&name, "create")?;
+        let fd = draft.publish(file).map_err(|e| failed("create", e, &name))?;
+        Ok(Segment { fd, name, read_only: false })
     }
 }
 

@@ -327,7 +327,7 @@ impl<'m> Watched<'m> {
 /// A thread's part in a barrier: [`wait`](Waits::wait) for the others, drop it to leave.
 ///
 /// It belongs to the thread that joined. A forked child that uses its copy gets
-/// [`Os(EPERM)`](WaitError::Os).
+/// [`Forked`](WaitError::Forked).
 pub struct Member<'a> {
     barrier: &'a Barrier,
     place: Place<'a>,
@@ -351,14 +351,14 @@ impl Waits for Member<'_> {
     ///
     /// # Errors
     /// [`PeerDied`](WaitError::PeerDied) if one is dead, now or later, until
-    /// [`forget_dead`](Barrier::forget_dead); [`Os(EPERM)`](WaitError::Os) in a forked child. See
+    /// [`forget_dead`](Barrier::forget_dead); [`Forked`](WaitError::Forked) in a forked child. See
     /// [`WaitError`]. After each of them this member has not come.
     fn wait_for(&self, wait: Wait<'_>) -> Result<Met, WaitError> {
         let words = self.barrier.words();
         let Words { state, bell, places, .. } = words;
         let own = bit(self.index);
         if !place::is_current(self.thread) {
-            return Err(WaitError::Os(libc::EPERM));
+            return Err(WaitError::Forked);
         }
         wait.check_interrupt_word()?;
         if self.place.word().load(Ordering::Relaxed) != self.thread.tid() | WAITERS {

@@ -392,7 +392,7 @@ fn a_forked_child_has_no_part() -> Result<(), Skip> {
     // SAFETY: this process has one thread, so the child may do whatever it may.
     match unsafe { libc::fork() } {
         0 => {
-            let refused = here.wait() == Err(WaitError::Os(libc::EPERM));
+            let refused = here.wait() == Err(WaitError::Forked);
             drop(here);
             // It may join by itself, and leaves by its end as a dead member.
             let joined = barrier.join().is_ok_and(|own| own.try_wait().is_err());

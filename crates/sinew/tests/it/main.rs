@@ -32,6 +32,7 @@ mod posix_shm;
 mod process_vm;
 mod ptrace;
 mod rwlock;
+mod shared;
 mod signal;
 mod signalfd;
 mod splice;
@@ -102,6 +103,7 @@ fn main() -> ExitCode {
         .add(signalfd::TESTS, signalfd::ROLES)
         .add(ptrace::TESTS, ptrace::ROLES)
         .add(rwlock::TESTS, rwlock::ROLES)
+        .add(shared::TESTS, shared::ROLES)
         .add(splice::TESTS, splice::ROLES)
         .add(suite::TESTS, suite::ROLES)
         .add(sysv_mq::TESTS, sysv_mq::ROLES)
