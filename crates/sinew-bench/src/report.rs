@@ -83,7 +83,7 @@ pub struct Row {
     /// For `bulk`: whether the objects were new, used before, or handed over filled.
     #[serde(rename = "use", skip_serializing_if = "Option::is_none")]
     pub usage: Option<Usage>,
-    /// Bytes of one message; of the whole payload for `bulk`.
+    /// Bytes of one message; of the whole payload for `bulk`; 0 where nothing is carried.
     pub size: usize,
     /// On which CPUs, and whether they were kept from sleeping.
     pub placement: Placement,
