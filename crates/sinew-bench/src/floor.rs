@@ -8,7 +8,6 @@
 #![allow(unsafe_code, reason = "bare libc calls are what this file is for")]
 
 pub(crate) mod events;
-#[allow(dead_code, reason = "the rows of these locks are next")]
 pub(crate) mod locks;
 
 use std::io;

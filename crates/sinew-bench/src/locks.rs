@@ -3,13 +3,15 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use sinew::barrier::{Barrier, Member};
+use sinew::condvar::Condvar;
 use sinew::file_lock::{self, FileLock};
 use sinew::futex;
 use sinew::mutex::Mutex;
 use sinew::posix_sem::{self, Unnamed};
+use sinew::rwlock::{RwLock, Writer};
 use sinew::sysv_sem;
 use sinew::wait::{Locks, Waits};
 
@@ -278,6 +280,86 @@ impl Parties for InMutex {
         };
         let attach = || Ok(Mutex::open_in(board.mapping(), LIBRARY)?);
         Ok((Handed::new(make_or_attach(row, make, attach)?), floor))
+    }
+}
+
+pub(crate) enum InRwLock {}
+
+/// Locked for writing, as its floor is.
+impl Parties for InRwLock {
+    type Library = Handed<Writer<'static>>;
+    type Floor = floor::locks::Rwlock;
+
+    fn open(row: Row<'_>, board: &'static Board) -> Result<(Self::Library, Self::Floor), Trouble> {
+        const READERS: u32 = 8;
+        let floor = floor::locks::Rwlock::at(board.floor());
+        let make = || {
+            floor.init()?;
+            Ok(RwLock::create_in(board.mapping(), LIBRARY, READERS)?)
+        };
+        let attach = || Ok(RwLock::open_in(board.mapping(), LIBRARY)?);
+        let lock: &'static RwLock = Box::leak(Box::new(make_or_attach(row, make, attach)?));
+        Ok((Handed::new(lock.writer()), floor))
+    }
+}
+
+/// A condition variable with its mutex: a word under it says whose turn it is.
+pub(crate) struct Turns {
+    board: &'static Board,
+    mutex: Mutex,
+    condition: Condvar,
+    /// Whose turn ends this side's wait.
+    own: u32,
+}
+
+impl Turns {
+    fn word(&self) -> io::Result<&'static AtomicU32> {
+        let word = self.board.mapping().atomic_u32_at(LIBRARY + 2 * ROOM);
+        word.ok_or_else(|| io::Error::other("the board is short"))
+    }
+}
+
+impl Turn for Turns {
+    #[inline]
+    fn post(&mut self) -> io::Result<()> {
+        let word = self.word()?;
+        let guard = self.mutex.lock()?;
+        word.store(1 + (1 - self.own), Ordering::Relaxed);
+        drop(guard);
+        self.condition.notify_one();
+        Ok(())
+    }
+
+    #[inline]
+    fn wait(&mut self) -> io::Result<()> {
+        let word = self.word()?;
+        let mut guard = self.mutex.lock()?;
+        while word.load(Ordering::Relaxed) != 1 + self.own {
+            guard = self.condition.wait(guard)?;
+        }
+        word.store(0, Ordering::Relaxed);
+        drop(guard);
+        Ok(())
+    }
+}
+
+pub(crate) enum OnCondvar {}
+
+impl Parties for OnCondvar {
+    type Library = Turns;
+    type Floor = floor::locks::Condvar;
+
+    fn open(row: Row<'_>, board: &'static Board) -> Result<(Self::Library, Self::Floor), Trouble> {
+        let near = row.job.side == Side::Near;
+        let (map, at) = (board.mapping(), LIBRARY + ROOM);
+        let floor = floor::locks::Condvar::at(board.floor(), near);
+        let make = || {
+            floor.init()?;
+            Ok((Mutex::create_in(map, LIBRARY)?, Condvar::create_in(map, at)?))
+        };
+        let attach = || Ok((Mutex::open_in(map, LIBRARY)?, Condvar::open_in(map, at)?));
+        let (mutex, condition) = make_or_attach(row, make, attach)?;
+        Ok((Turns { board, mutex, condition, own: u32::from(near) }, floor))
     }
 }
 

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sinew::Mechanism;
 
 /// The mechanisms that have rows, in the order of [`Mechanism::ALL`].
-pub const MECHANISMS: [Mechanism; 29] = [
+pub const MECHANISMS: [Mechanism; 31] = [
     Mechanism::Pipe,
     Mechanism::Fifo,
     Mechanism::UnixStream,
@@ -28,6 +28,8 @@ pub const MECHANISMS: [Mechanism; 29] = [
     Mechanism::SysvSem,
     Mechanism::Futex,
     Mechanism::Mutex,
+    Mechanism::Rwlock,
+    Mechanism::Condvar,
     Mechanism::Barrier,
     Mechanism::FileLock,
     Mechanism::Eventfd,

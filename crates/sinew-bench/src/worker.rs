@@ -104,6 +104,8 @@ fn work(job: &Job, link: &Link, supervisor: &Link) -> Result<Option<Vec<Measured
             _ => turns::run::<locks::SysvSem>(row),
         },
         Mechanism::Mutex => lock::<locks::InMutex>(row),
+        Mechanism::Rwlock => lock::<locks::InRwLock>(row),
+        Mechanism::Condvar => turns::run::<locks::OnCondvar>(row),
         Mechanism::Barrier => turns::run::<locks::AtBarrier>(row),
         Mechanism::FileLock => lock::<locks::OnFile>(row),
         Mechanism::Inotify => turns::run::<events::OnInotify>(row),

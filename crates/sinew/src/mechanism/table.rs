@@ -405,7 +405,7 @@ pub(super) static TABLE: [Facts; 37] = [
     Facts {
         mechanism: Mechanism::Rwlock,
         about: "A lock in shared memory, held by one writer or by many readers.",
-        roles: NOWHERE,
+        roles: BENCH,
         carries: Carries::Order,
         naming: &[Naming::Memory],
         lifetime: Lifetime::Memory,
@@ -418,7 +418,7 @@ pub(super) static TABLE: [Facts; 37] = [
     Facts {
         mechanism: Mechanism::Condvar,
         about: "Waiting in shared memory for a condition that is protected by a mutex.",
-        roles: NOWHERE,
+        roles: BENCH,
         carries: Carries::Order,
         naming: &[Naming::Memory],
         lifetime: Lifetime::Memory,
