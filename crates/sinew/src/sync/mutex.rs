@@ -184,6 +184,8 @@ pub struct Mutex {
     namespace: u64,
     /// The generation of the process in which the namespace was compared.
     compared: AtomicU32,
+    /// A thread that had it once and existed: what a sleeper trusts to wake it.
+    known: AtomicU32,
     /// The id of its owner while a guard of this handle exists, or was forgotten; with [`DIED`] where
     /// what the last owner left is not repaired. It is of this process: no peer writes there.
     held: AtomicU64,
@@ -244,6 +246,7 @@ impl Mutex {
             inherits,
             namespace,
             compared: AtomicU32::new(0),
+            known: AtomicU32::new(0),
             held: AtomicU64::new(0),
             map: Arc::clone(map),
         })
@@ -342,7 +345,7 @@ impl Mutex {
             self.take_with_priority(thread, wait)
         } else {
             let cpu = &self.layout().node.own[CPU];
-            let here = Here { cpu, start: Cell::new(None) };
+            let here = Here { cpu, known: &self.known, start: Cell::new(None) };
             self.core().lock(thread.tid(), wait, &here).map_err(LockError::from)
         };
         match taken {
@@ -526,12 +529,25 @@ impl<'a> Deref for Recovery<'a> {
 /// The world around the state machine: this host.
 struct Here<'a> {
     cpu: &'a AtomicU32,
+    known: &'a AtomicU32,
     start: Cell<Option<Instant>>,
 }
 
 impl Host for Here<'_> {
     fn exists(&self, tid: u32) -> bool {
         robust::exists(tid)
+    }
+
+    fn is_known(&self, tid: u32) -> bool {
+        // Relaxed: it stands for no other memory, and every thread may look by itself.
+        if self.known.load(Ordering::Relaxed) == tid {
+            return true;
+        }
+        let exists = robust::exists(tid);
+        if exists {
+            self.known.store(tid, Ordering::Relaxed);
+        }
+        exists
     }
 
     fn impatient(&self, sleeps: u32) -> bool {

@@ -49,6 +49,8 @@ pub(super) struct Core<'a, W> {
 pub(super) trait Host {
     /// Whether a thread of this number exists.
     fn exists(&self, tid: u32) -> bool;
+    /// The same, by a look that may be an old one.
+    fn is_known(&self, tid: u32) -> bool;
     /// Whether it has waited too long, after so many sleeps.
     fn impatient(&self, sleeps: u32) -> bool;
     /// How often to look at the word before sleeping: 0 where its owner cannot be running.
@@ -226,8 +228,14 @@ impl<W: Word> Core<'_, W> {
                 continue;
             }
             *slept = true;
-            let look = FIRST_LOOK.saturating_mul(1 << sleeps.min(3)).min(LAST_LOOK);
-            self.word.sleep_and_look(marked, wait, look)?;
+            // The first to sleep is the first to be woken: no wake-up can be swallowed before it. So it
+            // needs no timer, which costs as much as all of the rest; but its owner has to exist.
+            if sleeps == 0 && seen != marked && host.is_known(owner) {
+                self.word.sleep(marked, wait)?;
+            } else {
+                let look = FIRST_LOOK.saturating_mul(1 << sleeps.min(3)).min(LAST_LOOK);
+                self.word.sleep_and_look(marked, wait, look)?;
+            }
             // The kernel marks the word of a dead owner before its number is free. Where it did not,
             // the number was never that of an owner.
             if self.word.load(Relaxed) == marked

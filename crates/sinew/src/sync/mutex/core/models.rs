@@ -30,6 +30,10 @@ impl Host for World {
         true
     }
 
+    fn is_known(&self, _: u32) -> bool {
+        true
+    }
+
     fn impatient(&self, sleeps: u32) -> bool {
         sleeps >= self.patience
     }
