@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "the matrix is what `cargo xtask crash` prints")]
 
 mod barrier;
+mod condvar;
 mod file_lock;
 mod mutex;
 mod once;
@@ -29,6 +30,7 @@ pub(crate) const TESTS: &[Test] = tests![
     a_victim_can_be_killed_in_its_sleep,
     a_count_that_is_written_in_two_steps_is_found_half,
     a_sample_of_barriers,
+    a_sample_of_condvars,
     a_sample_of_file_locks,
     a_sample_of_mutexes,
     a_sample_of_once,
@@ -70,6 +72,7 @@ pub(crate) const SAMPLE: Plan = Plan {
 /// The areas whose types are crashed: `cargo xtask crash --area NAME`.
 const AREAS: &[(&str, Area)] = &[
     ("barrier", barrier::matrix),
+    ("condvar", condvar::matrix),
     ("file_lock", file_lock::matrix),
     ("mutex", mutex::matrix),
     ("once", once::matrix),
@@ -456,6 +459,10 @@ fn a_sample_of_mutexes() -> Result<(), Skip> {
 
 fn a_sample_of_once() -> Result<(), Skip> {
     sample(once::matrix)
+}
+
+fn a_sample_of_condvars() -> Result<(), Skip> {
+    sample(condvar::matrix)
 }
 
 fn a_sample_of_file_locks() -> Result<(), Skip> {
