@@ -114,11 +114,10 @@
 //!   [`splice`].
 //! - **Pages in two processes**: [`mapping`], the one owner of mapped memory, and what makes it:
 //!   [`memfd`], [`posix_shm`], [`sysv_shm`], [`file`](mod@file), [`anonymous`].
-//! - **Who goes, and who waits**: [`condvar`], [`once`], [`barrier`], [`posix_sem`], [`file_lock`],
-//!   [`pidfile`], [`futex`], [`sysv_sem`], [`mutex`].
-//! - **Something happened**: [`poller`], [`signal`], [`signalfd`], [`eventfd`], [`timerfd`],
-//!   [`inotify`].
-//! - **Another process**: [`command`], [`process_vm`], [`ptrace`], [`fd`], [`pidfd`].
+//! - **Who goes, and who waits**: [`mutex`], [`rwlock`], [`condvar`], [`barrier`], [`once`] and what they
+//!   guard, [`shared`]; [`posix_sem`], [`sysv_sem`], [`futex`]; [`file_lock`], [`pidfile`].
+//! - **Something happened**: [`poller`], [`eventfd`], [`timerfd`], [`signal`], [`signalfd`], [`inotify`].
+//! - **Another process**: [`command`], [`pidfd`], [`process_vm`], [`ptrace`], [`fd`].
 //! - **For all of them**: [`wait`], the verbs; [`error`](mod@error); [`mechanism`], the names and the facts;
 //!   [`limits`], what this host allows; [`kernel`], what newer kernels have.
 //!
@@ -171,7 +170,8 @@
 //!
 //! # Trust
 //! A peer is input: whatever it sends, and whatever it writes into shared memory, makes a call fail at
-//! worst. No safe function gives a reference to memory that another process may write to;
+//! worst. No safe function gives a reference to memory that another process may write to ([`shared`] does,
+//! under its lock, and opening one is `unsafe` for that);
 //! [`memfd::Frozen`] is a slice because a seal of the kernel keeps everybody from writing. Descriptors
 //! are close-on-exec, named objects have mode 0600. A process that may ptrace this one is outside of all this.
 //!
