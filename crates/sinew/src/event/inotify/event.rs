@@ -324,6 +324,7 @@ mod tests {
 
     proptest! {
         #[test]
+        #[cfg_attr(miri, ignore = "Miri gives proptest no files and takes minutes; what it runs is safe code")]
         fn nothing_that_is_read_makes_it_panic(
             bytes in proptest::collection::vec(any::<u8>(), 0..ROOM),
         ) {

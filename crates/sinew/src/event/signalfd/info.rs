@@ -271,6 +271,7 @@ mod tests {
 
     proptest! {
         #[test]
+        #[cfg_attr(miri, ignore = "Miri gives proptest no files and takes minutes; what it runs is safe code")]
         fn nothing_that_is_read_makes_it_panic(
             bytes in proptest::collection::vec(any::<u8>(), RECORD..=RECORD),
             signal in -2_i32..70,
