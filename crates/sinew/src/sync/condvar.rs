@@ -173,12 +173,8 @@ impl Condvar {
             return Ok((guard, Err(WaitError::Os(Errno::INVAL.raw_os_error()))));
         };
         let core = Core { sequence };
-        let mut ticket = core.ticket();
+        let ticket = core.ticket();
         drop(guard);
-        // The ticket of too late: a notification between the two lines before is missed.
-        if cfg!(sabotage = "condvar-late-ticket") {
-            ticket = core.ticket();
-        }
         let ended = core.wait_past(ticket, wait);
         let again = match (ended, wait.left()) {
             (Ok(()), Ok(None)) => Wait::FOREVER,

@@ -28,6 +28,8 @@ impl<W: Word> Core<'_, W> {
 
     /// Waits for a notification after the ticket was read.
     pub(super) fn wait_past(&self, ticket: u32, wait: Wait<'_>) -> Result<(), Stop> {
+        // Late ticket: a notification between the release of the lock and this line is missed.
+        let ticket = if cfg!(sabotage = "condvar-late-ticket") { self.ticket() } else { ticket };
         // Relaxed, here and below: what a notification is about is guarded by the lock.
         while self.sequence.load(Relaxed) == ticket {
             self.sequence.sleep(ticket, wait)?;
