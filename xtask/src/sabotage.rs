@@ -32,7 +32,8 @@ enum Check {
     Tests,
 }
 
-const CHECKS: [Check; 3] = [Check::Crash, Check::Loom, Check::Tests];
+/// The quickest to build first.
+const CHECKS: [Check; 3] = [Check::Loom, Check::Crash, Check::Tests];
 
 /// How a check ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

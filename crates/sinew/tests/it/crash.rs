@@ -124,12 +124,19 @@ impl Matrix {
     }
 }
 
+/// Whether the first of the sleepers usually goes on too late: a wake-up that is lost and made good by a
+/// later look. What is promised is 10 ms; other work on the CPU costs less in the middle of many.
+fn late(report: &Report) -> bool {
+    report.latencies.len() >= 10
+        && report.latency().is_some_and(|(median, _)| median > Duration::from_millis(10))
+}
+
 /// One area as a test: a sample of its points, and nothing wrong at any.
 pub(crate) fn sample(area: Area) -> Result<(), Skip> {
     let mut matrix = Matrix { plan: Some(SAMPLE), reports: Vec::new() };
     area(&mut matrix)?;
     for report in matrix.reports {
-        assert!(report.findings.is_empty() && report.kills > 0, "{report}");
+        assert!(report.findings.is_empty() && report.kills > 0 && !late(&report), "{report}");
     }
     Ok(())
 }
@@ -165,14 +172,15 @@ pub(crate) fn command() -> Option<ExitCode> {
     }
     let kills: usize = matrix.reports.iter().map(|report| report.kills).sum();
     let wrong: usize = matrix.reports.iter().map(|report| report.findings.len()).sum();
+    let late = matrix.reports.iter().filter(|report| late(report)).count();
     let cut = matrix.reports.iter().filter(|report| report.cut_short).count();
     println!(
-        "crash: {} operations, {kills} kills, {wrong} wrong, {cut} cut short, {:.0} s",
+        "crash: {} operations, {kills} kills, {wrong} wrong, {late} late, {cut} cut short, {:.0} s",
         matrix.reports.len(),
         begin.elapsed().as_secs_f64()
     );
     // A sample may be cut by its time.
-    let good = wrong == 0 && kills > 0 && (cut == 0 || mode != "full");
+    let good = wrong == 0 && late == 0 && kills > 0 && (cut == 0 || mode != "full");
     Some(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -55,7 +55,7 @@ impl Handle {
         while self.ready.load(Ordering::Relaxed) == 0 {
             // Asked first: what is changed before the death is seen after it.
             let last = stage.killed();
-            let waited = self.changed.wait_timeout(guard, Duration::from_millis(50));
+            let waited = self.changed.wait_timeout(guard, Duration::from_millis(10));
             guard = match waited {
                 Ok((guard, _)) => guard,
                 Err(LockError::OwnerDied(recovery)) => recovery.repaired(),
@@ -65,8 +65,6 @@ impl Handle {
                 return Ok("saw no change".to_owned());
             }
         }
-        stage.enter();
-        stage.leave();
         drop(guard);
         Ok("saw the change".to_owned())
     }
