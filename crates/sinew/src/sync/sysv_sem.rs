@@ -257,24 +257,29 @@ impl Set {
                 Err(errno) => return Err(wait_error(Stop::Os(errno.raw_os_error()))),
             }
         }
+        // Where there is nothing to wait for, the clock is not asked: it costs more than all the rest.
+        if !wait.is_interruptible() {
+            match self.try_now(operations) {
+                Ok(()) => return Ok(()),
+                Err(Errno::AGAIN) if wait.is_never() => return Err(WaitError::WouldBlock),
+                Err(Errno::AGAIN) => {}
+                Err(errno) => return Err(wait_error(Stop::Os(errno.raw_os_error()))),
+            }
+        }
         self.perform_bounded(operations, wait)
     }
 
     #[inline(never)]
     fn perform_bounded(&self, operations: &[Op], wait: Wait<'_>) -> Result<(), WaitError> {
-        // The clock costs more than all the rest: it is looked at only where that tells something.
-        let some_may_not_wait = operations.iter().any(Op::is_no_wait);
         let done = drive_by_spans(wait, |span| {
-            let time = match span {
+            let (time, begin) = match span {
                 Span::Never => return self.try_now(operations).map(|()| true),
-                Span::AtMost(time) => Some(time),
-                Span::Forever => None,
+                Span::AtMost(time) => (Some(time), Instant::now()),
+                Span::Forever => (None, Instant::now()),
             };
-            let begin = some_may_not_wait.then(Instant::now);
-            let is_over = |time| begin.is_none_or(|begin| begin.elapsed() >= time);
             match self.semtimedop(operations, time) {
                 // It is not the time that is over: one of those that may not wait would have to.
-                Err(Errno::AGAIN) if !time.is_some_and(is_over) => Ok(false),
+                Err(Errno::AGAIN) if time.is_none_or(|time| begin.elapsed() < time) => Ok(false),
                 done => done.map(|()| true),
             }
         });
@@ -287,6 +292,9 @@ impl Set {
 
     /// Does them if none has to wait.
     fn try_now(&self, operations: &[Op]) -> Result<(), Errno> {
+        if let [only] = operations {
+            return self.semtimedop(&[only.no_wait()], None);
+        }
         let mut few = [Op::zero(0); FEW];
         let mut many;
         let now = match few.get_mut(..operations.len()) {
