@@ -114,9 +114,10 @@
 //!   [`splice`].
 //! - **Pages in two processes**: [`mapping`], the one owner of mapped memory, and what makes it:
 //!   [`memfd`], [`posix_shm`], [`sysv_shm`], [`file`](mod@file), [`anonymous`].
-//! - **Who goes, and who waits**: [`mutex`], [`rwlock`], [`condvar`], [`barrier`], [`once`] and what they
-//!   guard, [`shared`]; [`posix_sem`], [`sysv_sem`], [`futex`]; [`file_lock`], [`pidfile`].
-//! - **Something happened**: [`poller`], [`eventfd`], [`timerfd`], [`signal`], [`signalfd`], [`inotify`].
+//! - **Who goes, and who waits**: [`mutex`], [`rwlock`], [`condvar`], [`barrier`], [`once`],
+//!   [`shared`], [`posix_sem`], [`sysv_sem`], [`futex`], [`file_lock`], [`pidfile`].
+//! - **Something happened**: [`poller`], [`eventfd`], [`timerfd`], [`signal`], [`signalfd`],
+//!   [`inotify`].
 //! - **Another process**: [`command`], [`pidfd`], [`process_vm`], [`ptrace`], [`fd`].
 //! - **For all of them**: [`wait`], the verbs; [`error`](mod@error); [`mechanism`], the names and the facts;
 //!   [`limits`], what this host allows; [`kernel`], what newer kernels have.

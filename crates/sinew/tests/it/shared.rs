@@ -8,10 +8,11 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use sinew::memfd::{self, Memfd};
+use sinew::ptrace::{self, Next, Reason};
 use sinew::shared::{Field, Layout, Options, Plain, Shared};
 use sinew::wait::Locks;
 use sinew::{ErrorKind, LockError, plain, posix_shm};
-use sinew_testkit::{Link, Peer, Role, Skip, Test, roles, tests};
+use sinew_testkit::{Link, Peer, Role, Skip, Test, roles, skip, tests};
 
 use crate::pipe::until_asleep;
 
@@ -22,6 +23,7 @@ pub(crate) const TESTS: &[Test] = tests![
     readers_share_where_an_rwlock_guards,
     another_layout_is_refused,
     what_is_no_shared_structure_is_refused,
+    at_every_system_call_of_a_creator_there_is_a_whole_object_or_none,
     a_killed_creator_leaves_a_whole_object_or_none,
     of_many_creators_one_wins,
     names_are_those_of_segments,
@@ -309,6 +311,35 @@ fn generator(link: &Link) {
         }
         shared.unlink().unwrap();
     }
+}
+
+fn at_every_system_call_of_a_creator_there_is_a_whole_object_or_none() -> Result<(), Skip> {
+    let name = name("steps");
+    let peer = Peer::spawn("shared::racer");
+    let pid = peer.pid().as_raw_nonzero().get().unsigned_abs();
+    until_asleep(peer.pid());
+    let tracee = match ptrace::Options::new().seize(pid) {
+        Ok(tracee) => tracee,
+        Err(e) => return skip(format!("cannot trace: {e}")),
+    };
+    tracee.interrupt().unwrap();
+    peer.say(&name);
+    let mut running = tracee;
+    let mut seen = [0, 0];
+    loop {
+        let Next::Stopped(stopped) = running.next() else { panic!("it ended") };
+        // It says what it made when it has, and has it locked by then.
+        let says = libc::SYS_sendmsg.unsigned_abs();
+        if matches!(stopped.reason(), Reason::SyscallEntry { number, .. } if number == says) {
+            break;
+        }
+        seen[usize::from(is_whole(&name))] += 1;
+        running = stopped.to_syscall();
+    }
+    assert!(seen[0] > 4 && seen[1] > 0, "{seen:?}");
+    assert_eq!(peer.hear(), pid.to_string());
+    posix_shm::unlink(&name).unwrap();
+    Ok(())
 }
 
 fn a_killed_creator_leaves_a_whole_object_or_none() -> Result<(), Skip> {
