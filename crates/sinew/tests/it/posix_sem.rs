@@ -19,6 +19,7 @@ use sinew_testkit::{Link, Peer, Role, Skip, Test, fallbacks_forced, roles, skip,
 
 use crate::pipe::{pretend, stop, until_asleep};
 use crate::posix_mq::{become_nobody, in_call};
+use crate::posix_shm::remove_provisional_names;
 
 pub(crate) const TESTS: &[Test] = tests![
     create_open_and_unlink_mean_what_they_say,
@@ -287,16 +288,6 @@ fn open_while_generated(peer: Peer, name: &str) {
     }
     peer.kill();
     let _ = unlink(name);
-}
-
-/// Removes the provisional name that a killed creator can leave, where there are no nameless files.
-fn remove_provisional_names() {
-    for entry in fs::read_dir("/dev/shm").unwrap().flatten() {
-        let own = entry.metadata().is_ok_and(|m| m.uid() == rustix::process::geteuid().as_raw());
-        if own && entry.file_name().to_string_lossy().starts_with(".sinew-") {
-            fs::remove_file(entry.path()).unwrap();
-        }
-    }
 }
 
 fn an_opener_never_finds_a_part_of_a_semaphore() -> Result<(), Skip> {

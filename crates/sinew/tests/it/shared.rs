@@ -12,9 +12,10 @@ use sinew::ptrace::{self, Next, Reason};
 use sinew::shared::{Field, Layout, Options, Plain, Shared};
 use sinew::wait::Locks;
 use sinew::{ErrorKind, LockError, plain, posix_shm};
-use sinew_testkit::{Link, Peer, Role, Skip, Test, roles, skip, tests};
+use sinew_testkit::{Link, Peer, Role, Skip, Test, fallbacks_forced, roles, skip, tests};
 
 use crate::pipe::until_asleep;
+use crate::posix_shm::remove_provisional_names;
 
 pub(crate) const TESTS: &[Test] = tests![
     processes_count_under_the_lock,
@@ -358,6 +359,9 @@ fn a_killed_creator_leaves_a_whole_object_or_none() -> Result<(), Skip> {
         peer.kill();
         is_whole(&name);
         let _ = posix_shm::unlink(&name);
+    }
+    if fallbacks_forced() {
+        remove_provisional_names();
     }
     Ok(())
 }
