@@ -37,9 +37,11 @@
 //! # When a process dies
 //! The variable is one number and knows nobody, so a waiter that is killed leaves nothing that disturbs the
 //! others. What it takes along is the notification that it had been woken by and did nothing about: where
-//! waiters may die, notify all of them, or let each pass on what it found. A notification is made whole or
-//! not at all; a notifier that dies after it changed the condition has notified nobody. An owner of the mutex that dies is told to a
-//! waiter as to anybody else who locks it: [`OwnerDied`](LockError::OwnerDied).
+//! waiters may die, notify all of them, or let each pass on what it found. A notifier that dies after it changed
+//! the condition, before or during its notification, has woken nobody: where notifiers may die, wait with a
+//! time limit. The number itself says nothing about the condition, so it is sound whenever that happens. An
+//! owner of the mutex that dies is told to a waiter as to anybody else who locks it:
+//! [`OwnerDied`](LockError::OwnerDied).
 //!
 //! # Costs
 //! A notification is one system call, whether anybody waits or not: nobody is counted. A wait ends without

@@ -9,7 +9,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use crate::error::Stop;
 use crate::sync::word::Word;
 use crate::wait::Wait;
-use crate::wait::word::Change;
 
 #[cfg(all(test, sinew_loom))]
 mod models;
@@ -49,6 +48,10 @@ impl<W: Word> Core<'_, W> {
         if cfg!(sabotage = "condvar-unnumbered") {
             return self.sequence.wake(count);
         }
-        self.sequence.change_and_wake(Change::Increment, count)
+        // The change before the wake: whoever is about to sleep finds it. Two steps are as good as one:
+        // killed in between, a notifier has notified whoever is not asleep yet, and that is no more to
+        // the others than one killed before it notified.
+        self.sequence.fetch_add(1, Relaxed);
+        self.sequence.wake(count)
     }
 }
