@@ -209,7 +209,8 @@ impl Solo for Memory {
     }
 }
 
-/// A child that is traced: one step of one instruction, by ptrace(2) and waitpid(2).
+/// A child that is traced: one step of one instruction, by ptrace(2) and waitpid(2), and the look at what
+/// stopped it, without which a step cannot be told from a SIGTRAP that somebody sent.
 #[derive(Debug)]
 pub(crate) struct Tracee(Child);
 
@@ -234,13 +235,25 @@ impl Tracee {
         checked(unsafe { libc::waitpid(self.0.pid(), &raw mut status, libc::__WALL) })?;
         if libc::WIFSTOPPED(status) { Ok(()) } else { Err(io::Error::other("the child has ended")) }
     }
+
+    fn stopped_by_step(&self) -> io::Result<bool> {
+        let mut info = std::mem::MaybeUninit::<libc::siginfo_t>::zeroed();
+        let into = info.as_mut_ptr();
+        // SAFETY: the kernel writes a siginfo_t or fails.
+        let done = unsafe { libc::ptrace(libc::PTRACE_GETSIGINFO, self.0.pid(), 0, into) };
+        checked(done as c_int)?;
+        // SAFETY: all bytes are set, to zero at first.
+        let info = unsafe { info.assume_init() };
+        Ok(info.si_signo == libc::SIGTRAP && info.si_code > 0)
+    }
 }
 
 impl Solo for Tracee {
     #[inline]
     fn once(&mut self) -> io::Result<Option<u64>> {
         self.request(libc::PTRACE_SINGLESTEP, 0)?;
-        self.stop().map(|()| None)
+        self.stop()?;
+        if self.stopped_by_step()? { Ok(None) } else { Err(io::Error::other("a signal came")) }
     }
 
     fn check(&mut self) -> io::Result<bool> {

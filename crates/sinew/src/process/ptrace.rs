@@ -294,6 +294,12 @@ impl Core {
         let options = options | WaitIdOptions::EXITED | WaitIdOptions::STOPPED;
         waitid(WaitId::Pid(self.pid), options)
     }
+
+    /// Takes its next stop, which only this thread does, its tracer. ECHILD: it has ended. Whoever asks for
+    /// its end as well has to leave that, and so to ask twice for each stop.
+    fn stop(&self) -> Result<Option<WaitIdStatus>, Errno> {
+        waitid(WaitId::Pid(self.pid), WaitIdOptions::STOPPED)
+    }
 }
 
 impl Running {
@@ -319,46 +325,51 @@ impl Running {
     /// Its next stop, or its end. Waits as long as it takes; [`wait`](Waits) first with a bound where
     /// that may be too long.
     pub fn next(mut self) -> Next {
-        let pid = self.pid();
         loop {
-            match self.core.status(WaitIdOptions::NOWAIT) {
+            match self.core.stop() {
                 Ok(None) | Err(Errno::INTR) => {}
                 Ok(Some(status)) => {
-                    if let Some(next) = self.judge(&status) {
-                        return next;
+                    if let Some(stopped) = self.judge(&status) {
+                        return Next::Stopped(stopped);
                     }
                 }
                 Err(_) => {
-                    self.core.attached = false;
-                    return Next::Ended(Ended { pid, how: How::Unknown });
+                    if let Some(ended) = self.end() {
+                        return Next::Ended(ended);
+                    }
                 }
             }
         }
     }
 
-    /// What a status means. None: it was killed while that was asked, and its end is to come.
-    fn judge(&mut self, status: &WaitIdStatus) -> Option<Next> {
-        let pid = self.core.pid;
-        let how = match (status.exit_status(), status.terminating_signal()) {
-            (Some(code), _) => How::Exited(code),
-            (_, Some(signal)) => How::Killed { signal, dumped: status.dumped() },
-            _ => {
-                // The same status again: only this thread's tracer takes it.
-                let taken = self.core.status(WaitIdOptions::NOHANG).ok().flatten()?;
-                let code = taken.trapping_signal().or(taken.stopping_signal())?;
-                let reason = match Reason::of(pid, code, self.core.stepping) {
-                    Ok(reason) => reason,
-                    Err(Errno::SRCH) => return None,
-                    Err(_) => Reason::Other { event: code >> 8 },
-                };
-                return Some(Next::Stopped(self.stopped(reason)));
-            }
+    /// What a stop means. None: it was killed while that was asked, and its end is to come.
+    fn judge(&mut self, status: &WaitIdStatus) -> Option<Stopped> {
+        let code = status.trapping_signal().or(status.stopping_signal())?;
+        let reason = match Reason::of(self.core.pid, code, self.core.stepping) {
+            Ok(reason) => reason,
+            Err(Errno::SRCH) => return None,
+            Err(_) => Reason::Other { event: code >> 8 },
         };
-        if !self.core.own_child {
+        Some(self.stopped(reason))
+    }
+
+    /// How it ended. None: it has not, and stops again, as the last thread of a process whose
+    /// first one had ended and that executes a program.
+    fn end(&mut self) -> Option<Ended> {
+        let how = match self.core.status(WaitIdOptions::NOWAIT) {
+            Ok(None) | Err(Errno::INTR) => return None,
+            Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => How::Exited(code),
+                (_, Some(signal)) => How::Killed { signal, dumped: status.dumped() },
+                _ => return None,
+            },
+            Err(_) => How::Unknown,
+        };
+        if !self.core.own_child && how != How::Unknown {
             let _ = self.core.status(WaitIdOptions::NOHANG);
         }
         self.core.attached = false;
-        Some(Next::Ended(Ended { pid: shown(pid), how }))
+        Some(Ended { pid: self.pid(), how })
     }
 
     fn stopped(&mut self, reason: Reason) -> Stopped {
