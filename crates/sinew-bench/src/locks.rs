@@ -285,14 +285,15 @@ impl Parties for InMutex {
 
 pub(crate) enum InRwLock {}
 
-/// Locked for writing, as its floor is.
+/// Locked for writing. The floor is glibc's robust mutex: its reader-writer lock is never free again
+/// after the death of who had it, so it is not the same.
 impl Parties for InRwLock {
     type Library = Handed<Writer<'static>>;
-    type Floor = floor::locks::Rwlock;
+    type Floor = floor::locks::Mutex;
 
     fn open(row: Row<'_>, board: &'static Board) -> Result<(Self::Library, Self::Floor), Trouble> {
         const READERS: u32 = 8;
-        let floor = floor::locks::Rwlock::at(board.floor());
+        let floor = floor::locks::Mutex::at(board.floor());
         let make = || {
             floor.init()?;
             Ok(RwLock::create_in(board.mapping(), LIBRARY, READERS)?)

@@ -1,5 +1,5 @@
 //! The floor of locks and semaphores: glibc's, with the same attributes (process-shared; the mutex
-//! robust too), and bare calls where the kernel has the object itself.
+//! robust too, and what is made of it), and bare calls where the kernel has the object itself.
 
 #![allow(unsafe_code, reason = "pthread objects and bare libc calls are what this file is for")]
 
@@ -91,66 +91,18 @@ impl Turn for Mutex {
     }
 }
 
-/// A process-shared reader-writer lock of glibc, locked for writing.
-#[derive(Debug)]
-pub(crate) struct Rwlock(*mut libc::pthread_rwlock_t);
-
-impl Rwlock {
-    pub(crate) fn at(place: *mut u8) -> Self {
-        Self(place.cast())
-    }
-
-    pub(crate) fn init(&self) -> io::Result<()> {
-        let mut attributes = std::mem::MaybeUninit::uninit();
-        // SAFETY: the attributes are live, and initialised by the call.
-        checked(unsafe { libc::pthread_rwlockattr_init(attributes.as_mut_ptr()) })?;
-        let attributes = attributes.as_mut_ptr();
-        // SAFETY: initialised above.
-        checked(unsafe {
-            libc::pthread_rwlockattr_setpshared(attributes, libc::PTHREAD_PROCESS_SHARED)
-        })?;
-        // SAFETY: aligned room in a mapping that the worker keeps; nobody uses it yet.
-        checked(unsafe { libc::pthread_rwlock_init(self.0, attributes) })
-    }
-
-    #[inline]
-    fn write(&self) -> io::Result<()> {
-        // SAFETY: initialised by the near side before the far one attached.
-        checked(unsafe { libc::pthread_rwlock_wrlock(self.0) })
-    }
-
-    #[inline]
-    fn unlock(&self) -> io::Result<()> {
-        // SAFETY: locked by this thread.
-        checked(unsafe { libc::pthread_rwlock_unlock(self.0) })
-    }
-}
-
-impl Lock for Rwlock {
-    #[inline]
-    fn locked(&mut self, inside: impl FnOnce()) -> io::Result<()> {
-        self.write()?;
-        inside();
-        self.unlock()
-    }
-}
-
-impl Turn for Rwlock {
-    fn prepare(&mut self) -> io::Result<()> {
-        self.write()
-    }
-
-    fn post(&mut self) -> io::Result<()> {
-        self.unlock()
-    }
-
-    fn wait(&mut self) -> io::Result<()> {
-        self.write()
-    }
-
-    fn settle(&mut self) -> io::Result<()> {
-        self.unlock()
-    }
+/// Makes a process-shared condition variable.
+fn init_condition(condition: *mut libc::pthread_cond_t) -> io::Result<()> {
+    let mut attributes = std::mem::MaybeUninit::uninit();
+    // SAFETY: the attributes are live, and initialised by the call.
+    checked(unsafe { libc::pthread_condattr_init(attributes.as_mut_ptr()) })?;
+    let attributes = attributes.as_mut_ptr();
+    // SAFETY: initialised above.
+    checked(unsafe {
+        libc::pthread_condattr_setpshared(attributes, libc::PTHREAD_PROCESS_SHARED)
+    })?;
+    // SAFETY: aligned room in a mapping that the worker keeps; nobody uses it yet.
+    checked(unsafe { libc::pthread_cond_init(condition, attributes) })
 }
 
 /// A condition variable of glibc with its robust mutex: a word in it says whose turn it is.
@@ -175,16 +127,7 @@ impl Condvar {
 
     pub(crate) fn init(&self) -> io::Result<()> {
         self.mutex.init()?;
-        let mut attributes = std::mem::MaybeUninit::uninit();
-        // SAFETY: the attributes are live, and initialised by the call.
-        checked(unsafe { libc::pthread_condattr_init(attributes.as_mut_ptr()) })?;
-        let attributes = attributes.as_mut_ptr();
-        // SAFETY: initialised above.
-        checked(unsafe {
-            libc::pthread_condattr_setpshared(attributes, libc::PTHREAD_PROCESS_SHARED)
-        })?;
-        // SAFETY: aligned room in a mapping that the worker keeps; nobody uses it yet.
-        checked(unsafe { libc::pthread_cond_init(self.condition, attributes) })
+        init_condition(self.condition)
     }
 
     fn turns(&self) -> &AtomicU32 {
@@ -215,35 +158,49 @@ impl Turn for Condvar {
     }
 }
 
-/// A process-shared barrier of glibc for two. Passing it is both the post and the wait.
+/// What a C program has for a barrier of two that outlives its members: a robust mutex of glibc, a
+/// condition variable, and under them how many have come and how often all have gone on. Passing it is
+/// both the post and the wait.
 #[derive(Debug)]
-pub(crate) struct Barrier(*mut libc::pthread_barrier_t);
+pub(crate) struct Barrier {
+    condition: *mut libc::pthread_cond_t,
+    mutex: Mutex,
+    words: *const [AtomicU32; 2],
+}
 
 impl Barrier {
     pub(crate) fn at(place: *mut u8) -> Self {
-        Self(place.cast())
+        Self {
+            condition: place.cast(),
+            mutex: Mutex::at(place.wrapping_add(Mutex::ROOM)),
+            words: place.wrapping_add(2 * Mutex::ROOM).cast_const().cast(),
+        }
     }
 
     pub(crate) fn init(&self) -> io::Result<()> {
-        let mut attributes = std::mem::MaybeUninit::uninit();
-        // SAFETY: the attributes are live, and initialised by the call.
-        checked(unsafe { libc::pthread_barrierattr_init(attributes.as_mut_ptr()) })?;
-        let attributes = attributes.as_mut_ptr();
-        // SAFETY: initialised above.
-        checked(unsafe {
-            libc::pthread_barrierattr_setpshared(attributes, libc::PTHREAD_PROCESS_SHARED)
-        })?;
-        // SAFETY: aligned room in a mapping that the worker keeps; nobody uses it yet.
-        checked(unsafe { libc::pthread_barrier_init(self.0, attributes, 2) })
+        self.mutex.init()?;
+        init_condition(self.condition)
     }
 
     #[inline]
     fn pass(&self) -> io::Result<()> {
-        // SAFETY: initialised by the near side.
-        match unsafe { libc::pthread_barrier_wait(self.0) } {
-            libc::PTHREAD_BARRIER_SERIAL_THREAD => Ok(()),
-            result => checked(result),
+        // SAFETY: aligned words of a mapping that the worker keeps.
+        let [come, gone] = unsafe { &*self.words };
+        self.mutex.lock()?;
+        let before = gone.load(Ordering::Relaxed);
+        if come.load(Ordering::Relaxed) == 1 {
+            come.store(0, Ordering::Relaxed);
+            gone.store(before.wrapping_add(1), Ordering::Relaxed);
+            self.mutex.unlock()?;
+            // SAFETY: initialised by the near side.
+            return checked(unsafe { libc::pthread_cond_broadcast(self.condition) });
         }
+        come.store(1, Ordering::Relaxed);
+        while gone.load(Ordering::Relaxed) == before {
+            // SAFETY: initialised by the near side, and the mutex is held.
+            checked(unsafe { libc::pthread_cond_wait(self.condition, self.mutex.0) })?;
+        }
+        self.mutex.unlock()
     }
 }
 

@@ -277,9 +277,12 @@ impl<'m> Words<'m> {
         self.all().filter(|place| which(place.word().load(Ordering::Acquire))).count() as u32
     }
 
-    /// Lets everybody who waits look again.
+    /// Lets everybody who waits look again. Only members call it: the kernel tells one of the others of
+    /// the death of one that is killed between the two steps, and that one rings again.
     fn ring(self) {
-        let _ = word::change_and_wake(self.bell, Change::Increment, self.bell, u32::MAX);
+        self.bell.fetch_add(1, Ordering::SeqCst);
+        // It can fail only on a bad address, and this is a reference.
+        let _ = word::wake(self.bell, u32::MAX);
     }
 
     /// Looks at all places, of whose members those in `come` have come, and notes what it saw of the
@@ -309,8 +312,8 @@ struct Watched<'m> {
 }
 
 impl<'m> Watched<'m> {
-    fn new(bell: &'m AtomicU32) -> Self {
-        let bell = Entry { word: bell, expected: bell.load(Ordering::SeqCst), private: false };
+    fn new(bell: &'m AtomicU32, expected: u32) -> Self {
+        let bell = Entry { word: bell, expected, private: false };
         Self { entries: [bell; MOST as usize], count: 1 }
     }
 
@@ -371,7 +374,7 @@ impl Waits for Member<'_> {
         }
         loop {
             // Read before the look: whoever rings after it ends the sleep below.
-            let mut watched = Watched::new(bell);
+            let rung = bell.load(Ordering::SeqCst);
             let seen = state.load(Ordering::SeqCst);
             if generation_of(seen) != generation {
                 return self.met(generation);
@@ -379,6 +382,7 @@ impl Waits for Member<'_> {
             if seen & own == 0 {
                 return Err(WaitError::Corrupt);
             }
+            let mut watched = Watched::new(bell, rung);
             let stop = match words.look(seen, self.index, &mut watched) {
                 Look::Complete => {
                     let next = u64::from(generation.wrapping_add(1)) << 32;

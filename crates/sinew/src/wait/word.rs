@@ -20,6 +20,7 @@ const LOOK: Duration = Duration::from_millis(1);
 
 /// The most words that the kernel waits for at once. One of them is the interrupt's.
 pub(crate) const MOST: usize = 128;
+const FEW: usize = 4;
 
 /// A word, and the value at which it is slept on.
 #[derive(Clone, Copy, Debug)]
@@ -81,7 +82,12 @@ pub(crate) fn sleep_on_any(entries: &[Entry<'_>], wait: Wait<'_>) -> Result<Slep
     wait.check_interrupt_word()?;
     let one = entries.len() == 1 && wait.interrupt.is_none();
     if !one && Feature::FutexWaitv.usable() {
-        match sleep_by_waitv(entries, wait, left) {
+        // Most wait for a few, for whom it is not worth clearing room for all.
+        let done = match entries.len() {
+            ..FEW => sleep_by_waitv::<FEW>(entries, wait, left),
+            _ => sleep_by_waitv::<MOST>(entries, wait, left),
+        };
+        match done {
             Err(Errno::NOSYS | Errno::PERM) => Feature::FutexWaitv.refused(),
             done => return outcome(done),
         }
@@ -133,7 +139,6 @@ pub(crate) fn change_and_wake(
 ) -> Result<usize, Errno> {
     let (op, argument) = match change {
         Change::Set(value) => (futex::WakeOp::Set, value),
-        Change::Increment => (futex::WakeOp::Add, 1),
         Change::ToBit(bit) => (futex::WakeOp::SetShift, bit),
         Change::ClearBit(bit) => (futex::WakeOp::AndNShift, bit),
     };
@@ -151,8 +156,6 @@ pub(crate) enum Change {
     Set(u16),
     /// Stores the value that has only the bit of this number.
     ToBit(u16),
-    /// Adds one, wrapping.
-    Increment,
     /// Clears the bit of this number.
     ClearBit(u16),
 }
@@ -179,7 +182,8 @@ fn sleep_on_one(entry: Entry<'_>, left: Option<Duration>) -> Result<usize, Errno
     futex::wait(entry.word, flags(entry.private), entry.expected, left.as_ref()).map(|()| 0)
 }
 
-fn sleep_by_waitv(
+/// For less than `ROOM` words: one place is the interrupt's.
+fn sleep_by_waitv<const ROOM: usize>(
     entries: &[Entry<'_>],
     wait: Wait<'_>,
     left: Option<Duration>,
@@ -195,7 +199,7 @@ fn sleep_by_waitv(
         waiter
     };
     let interrupt = wait.interrupt.map(|i| Entry { word: &i.word, expected: 0, private: true });
-    let mut waiters = [const { futex::Wait::new() }; MOST];
+    let mut waiters = [const { futex::Wait::new() }; ROOM];
     let mut count = 0;
     for (waiter, entry) in waiters.iter_mut().zip(entries.iter().chain(interrupt.as_ref())) {
         *waiter = as_waiter(entry);

@@ -122,7 +122,6 @@ impl super::Word for Word {
         let _before = match change {
             Change::Set(value) => self.value.swap(u32::from(value), Ordering::SeqCst),
             Change::ToBit(bit) => self.value.swap(1 << bit, Ordering::SeqCst),
-            Change::Increment => self.value.fetch_add(1, Ordering::SeqCst),
             Change::ClearBit(bit) => self.value.fetch_and(!(1 << bit), Ordering::SeqCst),
         };
         super::Word::wake(self, count)
