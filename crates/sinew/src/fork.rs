@@ -1,4 +1,4 @@
-#![allow(unsafe_code, reason = "maps a page that the kernel wipes in a forked child")]
+#![allow(unsafe_code, reason = "maps a page that the kernel wipes in a child; keeps values")]
 //! Where an object was made: in this process, or before a fork in an ancestor of it.
 //!
 //! A page holds a number that no ancestor's page ever held. The kernel gives a child a zeroed one
@@ -49,6 +49,48 @@ impl Origin {
     /// Makes this process the one: a forked child takes the object over.
     pub(crate) fn move_here(&self) {
         self.0.store(this_process(), Ordering::Relaxed);
+    }
+}
+
+/// A value of which each process has one of its own: a forked child starts without its parent's.
+///
+/// A lock inside it is therefore never one that a thread of the parent held at the fork. What a child
+/// gets in place of its parent's value stays allocated until it ends, and so does that.
+#[derive(Debug)]
+pub(crate) struct OfProcess<T: 'static>(AtomicPtr<Made<T>>);
+
+#[derive(Debug)]
+struct Made<T> {
+    origin: Origin,
+    value: T,
+}
+
+impl<T: Send + Sync> OfProcess<T> {
+    pub(crate) const fn new() -> Self {
+        Self(AtomicPtr::new(ptr::null_mut()))
+    }
+
+    /// The value of this process. Where it has none, one is made; of several threads one has its way.
+    pub(crate) fn get(&'static self, make: fn() -> T) -> &'static T {
+        let mut found = self.0.load(Ordering::Acquire);
+        loop {
+            // SAFETY: null, or what the exchange below published, which nothing frees or changes.
+            if let Some(made) = unsafe { found.as_ref() }
+                && made.origin.is_here()
+            {
+                return &made.value;
+            }
+            let new = Box::into_raw(Box::new(Made { origin: Origin::here(), value: make() }));
+            // Released for those who load the pointer without having made the value.
+            match self.0.compare_exchange(found, new, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => found = new,
+                Err(others) => {
+                    // SAFETY: it was made above, and nobody was told.
+                    drop(unsafe { Box::from_raw(new) });
+                    found = others;
+                }
+            }
+        }
     }
 }
 

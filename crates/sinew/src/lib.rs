@@ -188,6 +188,7 @@
 #![deny(missing_docs)]
 #![warn(clippy::panic_in_result_fn)]
 
+mod channel;
 mod copy;
 mod event;
 mod fork;

@@ -33,6 +33,24 @@ const MODULES: &[(&str, &[&str])] = &[
     ("event", BASE),
     // A child is given listening sockets; its end is an event, and is told by signals.
     ("process", &["copy", "event", "error", "kernel", "limits", "mechanism", "sysv", "wait"]),
+    // Memory, locks and bells to make messages of; sockets to find each other; pidfds to prove a death.
+    (
+        "channel",
+        &[
+            "copy",
+            "error",
+            "event",
+            "fork",
+            "kernel",
+            "limits",
+            "mechanism",
+            "process",
+            "share",
+            "sync",
+            "syscall",
+            "wait",
+        ],
+    ),
 ];
 const BASE: &[&str] =
     &["error", "fork", "kernel", "limits", "mechanism", "syscall", "sysv", "wait"];
