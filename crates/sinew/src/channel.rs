@@ -1,4 +1,63 @@
-//! Channels: messages through memory that the processes share.
-#![allow(dead_code, reason = "the patterns, which use it, are not public yet")]
+//! Messages through shared memory: no system call, no lock and no copy by the kernel, between processes that may be
+//! killed at any instruction.
+//!
+//! ```
+//! use sinew::channel::Options;
+//! use sinew::wait::{Borrows, Loans, Receives, Sends};
+//!
+//! let (mut sender, receiver) = Options::stream().capacity(1 << 16).pair()?;
+//!
+//! sender.send(b"copied in").unwrap();
+//! let mut buf = [0; 64];
+//! let len = receiver.recv(&mut buf).unwrap();
+//! assert_eq!(&buf[..len], b"copied in");
+//!
+//! let mut loan = sender.loan(8).unwrap();
+//! loan.copy_from_slice(b"in place");
+//! loan.send();
+//! let message = receiver.borrow().unwrap();
+//! assert_eq!(&*message, b"in place");
+//! # Ok::<(), sinew::Error>(())
+//! ```
+//!
+//! A message goes whole or not at all, and is there when the call that sent it returns. Up to its
+//! commit, by one store, nobody sees any of it: a sender that is killed leaves no part of one.
+//!
+//! # Delivery
+//! [`borrow`](crate::wait::Borrows::borrow) gives a message where it lies; until it is released it is still in the channel, and is
+//! given again if its receiver dies: at least once, and [`Message::delivery_count`] tells. [`recv`](crate::wait::Receives::recv) copies it
+//! out and releases it before it returns: at most once.
+//!
+//! # The end
+//! A sender that is dropped has left: when everything it sent was received, and no other sender is there, a
+//! receiver is told [`Closed`](crate::RecvError::Closed). One that died is told by [`PeerDied`](crate::RecvError::PeerDied), once.
+//! When the receiver has left, a sender that would wait for room is told [`Closed`](crate::SendError::Closed).
+//!
+//! # Whom to trust
+//! Every process that has the channel can write all of its memory: processes of one user, which may
+//! die and mean well. Whatever is read there is checked all the same: rubbish ends in `Corrupt`, and no
+//! read is outside of the map.
+//!
+//! # Costs
+//! In a steady flow no system call at either end. Whoever finds nothing looks on for about 20 microseconds
+//! while the other side runs on another CPU, and then sleeps in the kernel; who sends to a sleeper pays one system call.
+//!
+//! Source: membarrier(2), futex(2), memfd_create(2).
 
+mod bell;
+mod fence;
+mod lane;
+mod layout;
+mod memory;
+mod options;
+mod presence;
+mod receiver;
+mod ring;
+mod sender;
+#[allow(dead_code, reason = "who attaches by name uses it")]
 mod service;
+mod spin;
+
+pub use options::{Full, Options};
+pub use receiver::{MOST_BORROWED, Message, Receiver};
+pub use sender::{Loan, Sender};

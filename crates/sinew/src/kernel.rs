@@ -38,6 +38,8 @@ pub enum Feature {
     WipeOnFork,
     /// The file system of pidfds, in which each process has an inode of its own (Linux 6.9).
     Pidfs,
+    /// `MEMBARRIER_CMD_GLOBAL_EXPEDITED`: a fence on the processors of others (Linux 4.16; a sandbox may refuse it).
+    Membarrier,
     /// `PIDFD_GET_INFO` with the exit status (Linux 6.15).
     PidfdInfo,
 }
@@ -51,7 +53,7 @@ static STATES: [AtomicU8; Feature::ALL.len()] =
 
 impl Feature {
     /// Every feature.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::RwfNosignal,
         Self::PipeNowait,
         Self::PeerPidfd,
@@ -65,6 +67,7 @@ impl Feature {
         Self::EpollPwait2,
         Self::WipeOnFork,
         Self::Pidfs,
+        Self::Membarrier,
         Self::PidfdInfo,
     ];
 
@@ -85,6 +88,7 @@ impl Feature {
             Self::EpollPwait2 => "epoll-pwait2",
             Self::WipeOnFork => "wipe-on-fork",
             Self::Pidfs => "pidfs",
+            Self::Membarrier => "membarrier",
             Self::PidfdInfo => "pidfd-info",
         }
     }

@@ -181,14 +181,13 @@
 //! ([`kernel::Feature`]); `SINEW_WITHOUT=all` in the environment forces every fallback.
 //!
 //! # What it does not do
-//! It serialises nothing, connects no other hosts and runs no event loop. Netlink, D-Bus and a channel
-//! over shared memory have names in [`Mechanism`] and no module yet.
+//! It serialises nothing, connects no other hosts and runs no event loop. Netlink and D-Bus
+//! have names in [`Mechanism`] and no module yet.
 
 #![deny(unsafe_code)]
 #![deny(missing_docs)]
 #![warn(clippy::panic_in_result_fn)]
 
-mod channel;
 mod copy;
 mod event;
 mod fork;
@@ -198,6 +197,7 @@ mod sync;
 mod syscall;
 mod sysv;
 
+pub mod channel;
 pub mod error;
 pub mod kernel;
 pub mod limits;

@@ -15,4 +15,4 @@ pub mod rwlock;
 pub mod shared;
 pub mod sysv_sem;
 #[allow(dead_code, reason = "each core uses some of the operations")]
-mod word;
+pub(crate) mod word;

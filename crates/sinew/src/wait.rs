@@ -10,8 +10,8 @@
 //! | `x_until` | at most until an [`Instant`] |
 //!
 //! A type implements one method, `x_wait`, which takes a [`Wait`]; the four forms are provided by
-//! the trait of the verb: [`Sends`], [`Receives`], [`Accepts`], [`Connects`], [`Opens`], [`Waits`] and
-//! [`Locks`]. A `Wait` also carries an optional [`Interrupt`], by which another thread ends the call.
+//! the trait of the verb: [`Sends`], [`Receives`], [`Loans`], [`Borrows`], [`Accepts`], [`Connects`],
+//! [`Opens`], [`Waits`] and [`Locks`]. A `Wait` also carries an optional [`Interrupt`], by which another thread ends the call.
 //!
 //! What a call takes beside its data (a priority, a message type, descriptors, a destination) is
 //! given by a *view* of the object, which has the same verbs:
@@ -32,7 +32,9 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result, SendError, Stop};
 
-pub use verbs::{Accepts, ByteStream, Connects, Exact, Locks, Opens, Receives, Sends, Waits};
+pub use verbs::{
+    Accepts, Borrows, ByteStream, Connects, Exact, Loans, Locks, Opens, Receives, Sends, Waits,
+};
 
 /// How long a call may wait, and who may end it earlier.
 ///

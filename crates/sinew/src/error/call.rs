@@ -107,6 +107,10 @@ pub enum SendError {
         /// What ended the call.
         stop: Stop,
     },
+    /// The shared memory holds what no honest process writes there. Nothing was sent.
+    Corrupt,
+    /// The handle is a forked parent's: this process has to attach by itself. Nothing was sent.
+    Forked,
     /// The kernel refused with this error number. Nothing was sent.
     Os(i32),
 }
@@ -140,6 +144,14 @@ pub enum RecvError {
         /// What ended the call.
         stop: Stop,
     },
+    /// A sender died, and everything that it sent was received. Said once for each death.
+    PeerDied,
+    /// So many messages are borrowed that no more can be before one is released.
+    TooManyBorrowed,
+    /// The shared memory holds what no honest process writes there.
+    Corrupt,
+    /// The handle is a forked parent's: this process has to attach by itself.
+    Forked,
     /// The kernel refused with this error number.
     Os(i32),
 }
@@ -163,6 +175,10 @@ impl RecvError {
             Self::Os(errno) => Stop::Os(errno),
             // Only messages end so.
             Self::TooSmall { .. } | Self::Truncated => Stop::Os(Errno::MSGSIZE.raw_os_error()),
+            // Only channels.
+            Self::PeerDied | Self::TooManyBorrowed | Self::Corrupt | Self::Forked => {
+                Stop::Os(Errno::IO.raw_os_error())
+            }
         }
     }
 }
@@ -336,6 +352,8 @@ impl fmt::Display for SendError {
             Self::Partial { sent, stop } => {
                 write!(f, "only the first {sent} bytes were sent: {stop}")
             }
+            Self::Corrupt => f.write_str("the shared memory holds nonsense"),
+            Self::Forked => f.write_str("the handle is a forked parent's: attach one of your own"),
             Self::Os(errno) => write_errno(f, Errno::from_raw_os_error(errno)),
         }
     }
@@ -361,6 +379,10 @@ impl fmt::Display for RecvError {
             Self::Partial { received, stop } => {
                 write!(f, "only the first {received} bytes were received: {stop}")
             }
+            Self::PeerDied => f.write_str("a sender died; all that it sent was received"),
+            Self::TooManyBorrowed => f.write_str("too many messages are borrowed: release one"),
+            Self::Corrupt => f.write_str("the shared memory holds nonsense"),
+            Self::Forked => f.write_str("the handle is a forked parent's: attach one of your own"),
             Self::Os(errno) => write_errno(f, Errno::from_raw_os_error(errno)),
         }
     }
@@ -415,6 +437,8 @@ impl From<SendError> for io::Error {
             }
             SendError::TooManyInFlight => Self::other(error),
             SendError::Partial { .. } => Self::new(io::ErrorKind::WriteZero, error),
+            SendError::Corrupt => Self::new(io::ErrorKind::InvalidData, error),
+            SendError::Forked => Self::other(error),
         }
     }
 }
@@ -429,9 +453,11 @@ impl From<RecvError> for io::Error {
             RecvError::Closed | RecvError::Partial { .. } => {
                 Self::new(io::ErrorKind::UnexpectedEof, error)
             }
-            RecvError::TooSmall { .. } | RecvError::Truncated => {
+            RecvError::TooSmall { .. } | RecvError::Truncated | RecvError::Corrupt => {
                 Self::new(io::ErrorKind::InvalidData, error)
             }
+            RecvError::PeerDied => Self::new(io::ErrorKind::ConnectionReset, error),
+            RecvError::TooManyBorrowed | RecvError::Forked => Self::other(error),
         }
     }
 }

@@ -105,6 +105,110 @@ pub trait Receives {
     }
 }
 
+/// What lends room for a message in the memory that its receiver reads, to be written there and sent
+/// without a copy.
+pub trait Loans {
+    /// The room. Dropped, nothing was sent.
+    type Loan<'a>
+    where
+        Self: 'a;
+
+    /// Lends room for `len` bytes, waiting as `wait` allows. The other forms are made of this one.
+    ///
+    /// # Errors
+    /// See [`SendError`].
+    fn loan_wait(&mut self, len: usize, wait: Wait<'_>) -> Result<Self::Loan<'_>, SendError>;
+
+    /// Lends room for `len` bytes; waits for it as long as it takes.
+    ///
+    /// # Errors
+    /// See [`SendError`].
+    #[inline]
+    fn loan(&mut self, len: usize) -> Result<Self::Loan<'_>, SendError> {
+        self.loan_wait(len, Wait::FOREVER)
+    }
+
+    /// Lends room for `len` bytes if there is some now.
+    ///
+    /// # Errors
+    /// [`SendError::Full`] if there is none; see [`SendError`].
+    #[inline]
+    fn try_loan(&mut self, len: usize) -> Result<Self::Loan<'_>, SendError> {
+        self.loan_wait(len, Wait::NEVER)
+    }
+
+    /// Lends room for `len` bytes; waits for it at most `timeout`.
+    ///
+    /// # Errors
+    /// [`SendError::TimedOut`] if there was none; see [`SendError`].
+    #[inline]
+    fn loan_timeout(&mut self, len: usize, timeout: Duration) -> Result<Self::Loan<'_>, SendError> {
+        self.loan_wait(len, Wait::timeout(timeout))
+    }
+
+    /// Lends room for `len` bytes; waits for it at most until `deadline`.
+    ///
+    /// # Errors
+    /// [`SendError::TimedOut`] if there was none; see [`SendError`].
+    #[inline]
+    fn loan_until(&mut self, len: usize, deadline: Instant) -> Result<Self::Loan<'_>, SendError> {
+        self.loan_wait(len, Wait::until(deadline))
+    }
+}
+
+/// What gives a message where its sender wrote it, without a copy, until it is released.
+///
+/// A message whose receiver dies before it is released is given again: at least once. [`Receives`] copies a
+/// message and releases it before it returns: at most once.
+pub trait Borrows {
+    /// The message. Dropped, it is released.
+    type Message<'a>
+    where
+        Self: 'a;
+
+    /// Gives the next message, waiting as `wait` allows. The other forms are made of this one.
+    ///
+    /// # Errors
+    /// See [`RecvError`].
+    fn borrow_wait(&self, wait: Wait<'_>) -> Result<Self::Message<'_>, RecvError>;
+
+    /// Gives the next message; waits for it as long as it takes.
+    ///
+    /// # Errors
+    /// See [`RecvError`].
+    #[inline]
+    fn borrow(&self) -> Result<Self::Message<'_>, RecvError> {
+        self.borrow_wait(Wait::FOREVER)
+    }
+
+    /// Gives the next message if one is there now.
+    ///
+    /// # Errors
+    /// [`RecvError::Empty`] if there is none; see [`RecvError`].
+    #[inline]
+    fn try_borrow(&self) -> Result<Self::Message<'_>, RecvError> {
+        self.borrow_wait(Wait::NEVER)
+    }
+
+    /// Gives the next message; waits for it at most `timeout`.
+    ///
+    /// # Errors
+    /// [`RecvError::TimedOut`] if there was none; see [`RecvError`].
+    #[inline]
+    fn borrow_timeout(&self, timeout: Duration) -> Result<Self::Message<'_>, RecvError> {
+        self.borrow_wait(Wait::timeout(timeout))
+    }
+
+    /// Gives the next message; waits for it at most until `deadline`.
+    ///
+    /// # Errors
+    /// [`RecvError::TimedOut`] if there was none; see [`RecvError`].
+    #[inline]
+    fn borrow_until(&self, deadline: Instant) -> Result<Self::Message<'_>, RecvError> {
+        self.borrow_wait(Wait::until(deadline))
+    }
+}
+
 /// A byte stream: [`recv`](Receives::recv) gives whatever is there, [`exact`](Self::exact) waits
 /// for the whole buffer.
 pub trait ByteStream: Receives<Received = usize> + Sized {

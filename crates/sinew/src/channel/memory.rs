@@ -1,0 +1,83 @@
+//! What the cores of channels run on: words of 64 bits and bytes, in a lane that two processes share.
+//!
+//! The cores (`ring`, `bell`) are state machines over a [`Memory`] and know nothing of maps. In the
+//! library a lane is in shared memory ([`Lane`](super::lane::Lane)); under `--cfg sinew_loom` it is a
+//! model whose every interleaving is tried, and a fuzzer's rewrites words between any two loads.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// A word that another process may read and write.
+pub(crate) trait Atom {
+    fn load(&self, order: Ordering) -> u64;
+    fn store(&self, value: u64, order: Ordering);
+}
+
+impl Atom for AtomicU64 {
+    #[inline]
+    fn load(&self, order: Ordering) -> u64 {
+        Self::load(self, order)
+    }
+
+    #[inline]
+    fn store(&self, value: u64, order: Ordering) {
+        Self::store(self, value, order);
+    }
+}
+
+/// The memory of one lane: what its sender writes, what its receiver writes, and the records.
+pub(crate) trait Memory {
+    type Word: Atom;
+
+    /// A word that only the lane's sender writes.
+    fn sender(&self, field: SenderField) -> &Self::Word;
+
+    /// A word that only the lane's receiver writes.
+    fn receiver(&self, field: ReceiverField) -> &Self::Word;
+
+    /// How many bytes of records there are: a power of two of at least 64. Known to this process, not
+    /// read from the lane.
+    fn capacity(&self) -> u64;
+
+    /// The word at a position, which is a multiple of eight. Positions only grow; the memory is that of
+    /// the position modulo the capacity.
+    fn word(&self, position: u64) -> &Self::Word;
+
+    /// Copies bytes to a position, from which there are as many before the end of the memory.
+    fn write(&self, position: u64, bytes: &[u8]);
+
+    /// Copies bytes from a position, as for [`write`](Self::write).
+    fn read(&self, position: u64, bytes: &mut [u8]);
+
+    /// Tells the processor that the line at a position is written soon.
+    fn expect_write(&self, position: u64);
+}
+
+/// The words that a sender writes at each message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub(crate) enum SenderField {
+    /// The position after the last record that was committed, or after the one before it.
+    Tail = 0,
+    /// How many messages were committed, or one less.
+    Sent = 1,
+    /// How many bytes were in them.
+    Bytes = 2,
+}
+
+/// The words that a receiver writes at each message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub(crate) enum ReceiverField {
+    /// The position after the last record that was released, before which the sender may write again.
+    Head = 0,
+    /// How many messages were released.
+    Received = 1,
+    /// How many bytes were in them.
+    Bytes = 2,
+    /// How often a receiver died over the message at `AttemptsAt`.
+    Attempts = 4,
+    /// The position of that message.
+    AttemptsAt = 5,
+    /// The position after the last record that was given out.
+    Given = 3,
+}

@@ -1,0 +1,142 @@
+//! What a channel is made as.
+
+use std::sync::Arc;
+
+use super::fence::{self, Fencing};
+use super::lane::{Lane, Side};
+use super::layout::Shape;
+use super::receiver::Receiver;
+use super::ring::{self, Corrupt};
+use super::sender::Sender;
+use crate::error::{Error, ErrorKind, Result};
+use crate::mapping::Mapping;
+use crate::mechanism::Mechanism;
+use crate::memfd;
+
+/// The records of a channel whose maker says nothing: 1 MiB.
+const CAPACITY: u64 = 1 << 20;
+/// The most senders of one channel.
+const MOST_SENDERS: u32 = 64;
+
+/// What happens to a message for which there is no room.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Full {
+    /// The sender waits for room, as long as its call allows.
+    #[default]
+    Block,
+    /// The call fails at once, whatever it allows.
+    Fail,
+}
+
+/// How a channel is made.
+#[derive(Clone, Copy, Debug)]
+#[must_use = "it makes nothing until `pair`"]
+pub struct Options {
+    pattern: Pattern,
+    capacity: u64,
+    full: Full,
+}
+
+/// Who sends to whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Pattern {
+    Stream,
+    FanIn { senders: u32 },
+}
+
+impl Options {
+    /// From one sender to one receiver.
+    pub const fn stream() -> Self {
+        Self { pattern: Pattern::Stream, capacity: CAPACITY, full: Full::Block }
+    }
+
+    /// From up to so many senders at a time, 1 to 64, to one receiver, which takes from them in turns. The messages of one sender
+    /// arrive in their order; those of two in any.
+    pub const fn fan_in(senders: u32) -> Self {
+        Self { pattern: Pattern::FanIn { senders }, capacity: CAPACITY, full: Full::Block }
+    }
+
+    /// How many bytes of messages that nobody has received yet there is room for, for each sender: rounded up to a
+    /// power of two of at least 4096, and at most 4 GiB. A message takes 8 bytes more than it has and is rounded up; the longest
+    /// has 16 bytes less than the capacity.
+    pub const fn capacity(mut self, bytes: u64) -> Self {
+        self.capacity = bytes;
+        self
+    }
+
+    /// What happens to a message for which there is no room. First: the sender waits.
+    pub const fn full(mut self, full: Full) -> Self {
+        self.full = full;
+        self
+    }
+
+    /// Makes a channel whose two ends are in this process, for two threads or for one.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a capacity or a number of senders that cannot be; as for
+    /// [`memfd::Options::create`], where there is not so much memory.
+    pub fn pair(self) -> Result<(Sender, Receiver)> {
+        let (map, shape) = self.make("pair")?;
+        let fencing = Fencing::of(shape.kernel_fences);
+        let lanes = (0..shape.lanes).map(|index| Lane::of(&map, &shape, index)).collect();
+        let side = || Side::of_receiver(&map, &shape, 0);
+        let receiver = Receiver::attach(lanes, side(), fencing).map_err(damaged)?;
+        let lane = Lane::of(&map, &shape, 0);
+        let sender = Sender::attach(lane, side(), self.full, fencing).map_err(damaged)?;
+        Ok((sender, receiver))
+    }
+
+    fn make(self, label: &str) -> Result<(Arc<Mapping>, Shape)> {
+        let shape = self.shape()?;
+        let memfd = memfd::Options::new().create(label, shape.bytes())?;
+        let map = memfd.map()?;
+        shape.write(&map)?;
+        Ok((Arc::new(map), shape))
+    }
+
+    fn shape(self) -> Result<Shape> {
+        let lanes = match self.pattern {
+            Pattern::Stream => 1,
+            Pattern::FanIn { senders } => senders,
+        };
+        if lanes == 0 || lanes > MOST_SENDERS {
+            return Err(invalid(format!("1 to {MOST_SENDERS} senders, not {lanes}")));
+        }
+        if self.capacity > ring::MOST {
+            return Err(invalid(format!(
+                "at most {} bytes of messages for each sender, not {}",
+                ring::MOST,
+                self.capacity
+            )));
+        }
+        Ok(Shape {
+            pattern: match self.pattern {
+                Pattern::Stream => 1,
+                Pattern::FanIn { .. } => 2,
+            },
+            full: match self.full {
+                Full::Block => 0,
+                Full::Fail => 1,
+            },
+            members: u64::from(lanes) + 1,
+            receivers: 1,
+            lanes: u64::from(lanes),
+            capacity: self.capacity.max(4096).next_power_of_two(),
+            type_hash: 0,
+            kernel_fences: fence::register(),
+        })
+    }
+}
+
+#[cold]
+fn invalid(why: String) -> Error {
+    Error::new(ErrorKind::InvalidInput, "create").on(Mechanism::Channel).because(why)
+}
+
+#[cold]
+fn damaged(_: Corrupt) -> Error {
+    Error::new(ErrorKind::Mismatch, "attach")
+        .on(Mechanism::Channel)
+        .because("its memory is damaged")
+}

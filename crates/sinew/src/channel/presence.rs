@@ -1,0 +1,51 @@
+//! Whether the one at a side is there: a word that it writes itself, and a survivor once it is proven dead.
+
+use std::sync::atomic::Ordering::{Acquire, Release};
+
+use super::lane::{Side, SideField};
+
+/// Whether somebody is at a side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Presence {
+    /// Nobody was there yet.
+    Never,
+    Here,
+    /// It left in order.
+    Left,
+    Died,
+}
+
+/// What is in the word: the kind, and how many were here before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    pub(crate) presence: Presence,
+    /// The how-manieth it is.
+    pub(crate) turn: u64,
+}
+
+const KINDS: u64 = 2;
+
+impl Seen {
+    pub(crate) fn at(side: &Side) -> Self {
+        // Partner: `say`. What the other did before it left is seen.
+        let word = side.word(SideField::Presence).load(Acquire);
+        let presence = match word & ((1 << KINDS) - 1) {
+            0 => Presence::Never,
+            1 => Presence::Here,
+            2 => Presence::Left,
+            _ => Presence::Died,
+        };
+        Self { presence, turn: word >> KINDS }
+    }
+
+    /// Says so to the others, who may have to be rung for.
+    pub(crate) fn say(self, side: &Side) {
+        let kind = match self.presence {
+            Presence::Never => 0,
+            Presence::Here => 1,
+            Presence::Left => 2,
+            Presence::Died => 3,
+        };
+        side.word(SideField::Presence).store(self.turn << KINDS | kind, Release);
+    }
+}

@@ -1,0 +1,403 @@
+#![allow(unsafe_code, reason = "a message is read in place, in mapped memory")]
+//! The receiving end, of one lane or of several.
+
+use std::cell::Cell;
+use std::fmt;
+use std::ops::Deref;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::bell::{Rung, Sleeps};
+use super::fence::Fencing;
+use super::lane::{Lane, Side, SideField};
+use super::memory::{Memory, ReceiverField};
+use super::presence::{Presence, Seen};
+use super::ring::{Corrupt, Receiving, Record};
+use super::spin;
+use crate::error::RecvError;
+use crate::fork::Origin;
+use crate::wait::{Borrows, Receives, Wait};
+
+/// The most messages that can be borrowed at a time, of one sender.
+pub const MOST_BORROWED: usize = 64;
+/// How many messages of one sender are taken in a row while others have some too.
+const TURN: u32 = 32;
+
+/// The receiving end of a channel. See the [module](super).
+///
+/// One thread at a time uses it; it can be handed to another.
+pub struct Receiver {
+    ends: Box<[End]>,
+    /// Whose turn it is, and how many of its messages were taken in a row.
+    turn: Cell<usize>,
+    taken: Cell<u32>,
+    own: Side,
+    sleeps: Cell<Sleeps>,
+    told_cpu: Cell<u32>,
+    fencing: Fencing,
+    origin: Origin,
+}
+
+/// The receiving end of one lane.
+struct End {
+    lane: Lane,
+    sender: Side,
+    ring: Cell<Receiving>,
+    rung: Cell<Rung>,
+    fencing: Fencing,
+    borrowed: Borrowed,
+    /// Up to where a receiver before this one was given messages, and how often one died over the first.
+    given: u64,
+    attempts: u64,
+    first: u64,
+    /// The turn of the sender whose end was told last.
+    told: Cell<u64>,
+}
+
+/// Messages that are borrowed, or wait for older ones to be released.
+#[derive(Default)]
+struct Borrowed {
+    /// How many, from the oldest.
+    count: Cell<usize>,
+    /// Which of them, counted from the oldest, are released.
+    released: Cell<u64>,
+    /// Where the oldest one's entry is.
+    first: Cell<usize>,
+    entries: Box<[Cell<(u64, u64)>]>,
+}
+
+impl Receiver {
+    /// Takes the lanes, from which nobody else receives now.
+    pub(super) fn attach(lanes: Vec<Lane>, own: Side, fencing: Fencing) -> Result<Self, Corrupt> {
+        own.word(SideField::Sleeping).store(0, Relaxed);
+        let last = own.word(SideField::Sleeps).load(Relaxed);
+        let ends = lanes.into_iter().map(|lane| End::attach(lane, fencing));
+        let ends = ends.collect::<Result<Box<[End]>, Corrupt>>()?;
+        let receiver = Self {
+            ends,
+            turn: Cell::new(0),
+            taken: Cell::new(0),
+            own,
+            sleeps: Cell::new(Sleeps { last }),
+            told_cpu: Cell::new(0),
+            fencing,
+            origin: Origin::here(),
+        };
+        let turn = Seen::at(&receiver.own).turn + 1;
+        Seen { presence: Presence::Here, turn }.say(&receiver.own);
+        receiver.ends.iter().for_each(|end| end.sender.bell().ring());
+        Ok(receiver)
+    }
+
+    /// The next message, of whichever sender's turn it is.
+    #[inline]
+    fn next(&self, wait: Wait<'_>) -> Result<(&End, Record), RecvError> {
+        if !self.origin.is_here() {
+            return Err(RecvError::Forked);
+        }
+        let end = &self.ends[self.turn.get()];
+        if self.taken.get() < TURN
+            && let Ok(Some(record)) = end.peek()
+        {
+            self.taken.set(self.taken.get() + u32::from(self.ends.len() > 1));
+            return Ok((end, record));
+        }
+        self.look_further(wait)
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn look_further(&self, wait: Wait<'_>) -> Result<(&End, Record), RecvError> {
+        self.taken.set(0);
+        if let Some(found) = self.look_around() {
+            return found;
+        }
+        if wait.is_never() {
+            return Err(RecvError::Empty);
+        }
+        wait.check_interrupt().map_err(RecvError::from)?;
+        let last = &self.ends[self.turn.get()];
+        if let Some(found) = spin::spin(&last.sender, || self.look_around()) {
+            return found;
+        }
+        let mut sleeps = self.sleeps.take();
+        let bell = self.own.bell();
+        let found = bell.sleep_until(&mut sleeps, self.fencing, wait, || self.look_around());
+        self.own.word(SideField::Sleeps).store(sleeps.last, Relaxed);
+        self.sleeps.set(sleeps);
+        found.unwrap_or_else(|stop| Err(RecvError::from(stop)))
+    }
+
+    /// Looks at every lane once, from the one after the last turn. An end is told when no lane has more.
+    fn look_around(&self) -> Option<Result<(&End, Record), RecvError>> {
+        let count = self.ends.len();
+        let (mut died, mut left, mut here) = (None, 0, 0);
+        for step in 1..=count {
+            let index = (self.turn.get() + step) % count;
+            let end = &self.ends[index];
+            // Before the look at the lane: what a sender sent before it left is seen.
+            let seen = Seen::at(&end.sender);
+            match end.peek() {
+                Ok(Some(record)) => {
+                    self.turn.set(index);
+                    return Some(Ok((end, record)));
+                }
+                Ok(None) => {
+                    // Padding may have been passed, for which the sender waits.
+                    end.consumed();
+                }
+                Err(Corrupt) => return Some(Err(RecvError::Corrupt)),
+            }
+            match seen.presence {
+                Presence::Here => here += 1,
+                Presence::Left => left += 1,
+                Presence::Died if end.told.get() != seen.turn => died = Some((end, seen.turn)),
+                Presence::Died | Presence::Never => {}
+            }
+        }
+        if let Some((end, turn)) = died {
+            end.told.set(turn);
+            return Some(Err(RecvError::PeerDied));
+        }
+        (here == 0 && left > 0).then_some(Err(RecvError::Closed))
+    }
+
+    #[inline]
+    fn tell_cpu(&self) {
+        let mut told = self.told_cpu.get();
+        spin::tell_cpu(&self.own, &mut told);
+        self.told_cpu.set(told);
+    }
+}
+
+impl End {
+    fn attach(lane: Lane, fencing: Fencing) -> Result<Self, Corrupt> {
+        let (ring, given) = Receiving::resume(&lane)?;
+        let sender = lane.sender_side();
+        let first = ring.head();
+        // How often a receiver died over the message that is first now.
+        let (count, at) = (ReceiverField::Attempts, ReceiverField::AttemptsAt);
+        let attempts = match lane.receiver(at).load(Relaxed) == first {
+            _ if given <= first => 0,
+            true => lane.receiver(count).load(Relaxed).saturating_add(1),
+            false => 1,
+        };
+        lane.receiver(count).store(attempts, Relaxed);
+        lane.receiver(at).store(first, Relaxed);
+        Ok(Self {
+            lane,
+            sender,
+            ring: Cell::new(ring),
+            rung: Cell::default(),
+            fencing,
+            borrowed: Borrowed {
+                entries: (0..MOST_BORROWED).map(|_| Cell::default()).collect(),
+                ..Borrowed::default()
+            },
+            given,
+            attempts,
+            first,
+            told: Cell::new(0),
+        })
+    }
+
+    #[inline]
+    fn peek(&self) -> Result<Option<Record>, Corrupt> {
+        let mut ring = self.ring.get();
+        let found = ring.peek(&self.lane);
+        self.ring.set(ring);
+        found
+    }
+
+    /// Gives a message out and releases it at once: it was copied.
+    #[inline]
+    fn consume(&self, record: &Record) {
+        let mut ring = self.ring.get();
+        ring.step(record);
+        if self.borrowed.count.get() == 0 {
+            ring.release(&self.lane, record.end, 1, record.len);
+            self.ring.set(ring);
+            self.consumed();
+        } else {
+            self.ring.set(ring);
+            let index = self.borrowed.push(record);
+            self.release(index);
+        }
+    }
+
+    /// The head moved: the sender may sleep.
+    #[inline]
+    fn consumed(&self) {
+        let mut rung = self.rung.get();
+        if self.sender.bell().ring_if_asleep(&mut rung, self.fencing) {
+            self.rung.set(rung);
+        }
+    }
+
+    /// Releases a borrowed message: with those before it, or when they are released.
+    #[inline]
+    fn release(&self, index: usize) {
+        let (end, count, bytes) = self.borrowed.release(index);
+        if count == 0 {
+            return;
+        }
+        let mut ring = self.ring.get();
+        let end = if self.borrowed.count.get() == 0 { ring.position() } else { end };
+        ring.release(&self.lane, end, count, bytes);
+        self.ring.set(ring);
+        self.consumed();
+    }
+
+    /// How often a message was given out, with this time.
+    fn deliveries(&self, record: &Record) -> u64 {
+        let before = if record.at == self.first + super::ring::HEADER {
+            self.attempts
+        } else {
+            u64::from(record.end <= self.given)
+        };
+        before.saturating_add(1)
+    }
+}
+
+impl Borrowed {
+    fn is_full(&self) -> bool {
+        self.count.get() == self.entries.len()
+    }
+
+    /// Notes a message. Gives the number of its entry.
+    #[inline]
+    fn push(&self, record: &Record) -> usize {
+        let index = (self.first.get() + self.count.get()) % MOST_BORROWED;
+        self.entries[index].set((record.end, record.len));
+        self.count.set(self.count.get() + 1);
+        index
+    }
+
+    /// Marks one as released. Gives the end of those that are released now from the oldest on, how many they are, and
+    /// their bytes.
+    #[inline]
+    fn release(&self, index: usize) -> (u64, u64, u64) {
+        let from_oldest = (index + MOST_BORROWED - self.first.get()) % MOST_BORROWED;
+        let mut released = self.released.get() | 1 << from_oldest;
+        let (mut end, mut count, mut bytes) = (0, 0, 0);
+        while released & 1 != 0 {
+            let (its_end, len) = self.entries[self.first.get()].get();
+            (end, count, bytes) = (its_end, count + 1, bytes + len);
+            released >>= 1;
+            self.first.set((self.first.get() + 1) % MOST_BORROWED);
+            self.count.set(self.count.get() - 1);
+        }
+        self.released.set(released);
+        (end, count, bytes)
+    }
+}
+
+impl Receives for Receiver {
+    type Received = usize;
+
+    #[inline]
+    fn recv_wait(&self, buf: &mut [u8], wait: Wait<'_>) -> Result<usize, RecvError> {
+        let (end, record) = self.next(wait)?;
+        let len = record.len as usize;
+        let Some(room) = buf.get_mut(..len) else {
+            return Err(RecvError::TooSmall { needed: Some(len), lost: false });
+        };
+        if end.borrowed.is_full() {
+            return Err(RecvError::TooManyBorrowed);
+        }
+        end.lane.read(record.at, room);
+        end.consume(&record);
+        self.tell_cpu();
+        Ok(len)
+    }
+}
+
+impl Borrows for Receiver {
+    type Message<'a> = Message<'a>;
+
+    #[inline]
+    fn borrow_wait(&self, wait: Wait<'_>) -> Result<Message<'_>, RecvError> {
+        let (end, record) = self.next(wait)?;
+        if end.borrowed.is_full() {
+            return Err(RecvError::TooManyBorrowed);
+        }
+        let mut ring = end.ring.get();
+        let number = ring.next();
+        ring.step(&record);
+        ring.give(&end.lane);
+        end.ring.set(ring);
+        let index = end.borrowed.push(&record);
+        self.tell_cpu();
+        Ok(Message { end, record, index, number, origin: &self.origin })
+    }
+}
+
+impl Drop for Receiver {
+    fn drop(&mut self) {
+        if self.origin.is_here() {
+            let turn = Seen::at(&self.own).turn;
+            Seen { presence: Presence::Left, turn }.say(&self.own);
+            self.ends.iter().for_each(|end| end.sender.bell().ring());
+        }
+    }
+}
+
+impl fmt::Debug for Receiver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Receiver").field("lanes", &self.ends.len()).finish_non_exhaustive()
+    }
+}
+
+/// A message where its sender wrote it. Dropped, it is released: the sender may write there again.
+#[must_use = "dropped, it is released"]
+pub struct Message<'a> {
+    end: &'a End,
+    record: Record,
+    index: usize,
+    number: u64,
+    origin: &'a Origin,
+}
+
+impl Message<'_> {
+    /// Its number among those of its sender's lane, from 0.
+    #[must_use]
+    pub const fn number(&self) -> u64 {
+        self.number
+    }
+
+    /// How often it was given to a receiver: more than once only where one died before it released it.
+    #[must_use]
+    pub fn delivery_count(&self) -> u64 {
+        self.end.deliveries(&self.record)
+    }
+}
+
+impl Deref for Message<'_> {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        // SAFETY: a message that was received and is not released; its sender is trusted to leave it alone
+        // until then.
+        unsafe { self.end.lane.bytes(self.record.at, self.record.len as usize) }
+    }
+}
+
+impl Drop for Message<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        // A forked child has a copy of it, and not the message.
+        if self.origin.is_here() {
+            self.end.release(self.index);
+        }
+    }
+}
+
+impl fmt::Debug for Message<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (number, len) = (self.number, self.record.len);
+        f.debug_struct("Message")
+            .field("number", &number)
+            .field("len", &len)
+            .finish_non_exhaustive()
+    }
+}

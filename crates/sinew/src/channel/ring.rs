@@ -1,0 +1,432 @@
+//! Records of variable length in a ring, from one sender to one receiver, either of whom may be killed at
+//! any instruction.
+//!
+//! A record is a header word and the bytes of a message. The header of a record that is not committed is
+//! zero: a sender writes the bytes, makes the word behind them zero, and commits by one store of the header,
+//! which says how long the record is. So a receiver looks at one word, which lies in one cache line with a
+//! small message, and either sees a whole message or nothing. It says up to where it has released in a word of
+//! its own, which the sender reads only when its last look leaves no room.
+//!
+//! # Positions
+//! are bytes since the beginning of the lane, and only grow; a record lies at its position modulo the capacity,
+//! in one piece: what does not fit before the end is preceded by padding. A record takes eight bytes more than the message; up
+//! to 64 bytes together it is rounded up to a power of two, so that messages of one small size never lie in two cache
+//! lines; above, to a multiple of eight.
+//!
+//! # Deaths
+//! A sender that dies leaves its unfinished record uncommitted; its successor begins there
+//! ([`Sending::resume`]). A receiver that dies leaves what it had not released; its successor begins there. The
+//! counts are exact after that too: a header holds the low bits of the message's number, which tell whether the count
+//! was stored before the death or not.
+//!
+//! # Memory order
+//! The commit is a release store, and the look at the header an acquire load: the bytes, and the zero of the next header,
+//! are seen by whoever sees the commit. The release of a record is a release store of the head, and the
+//! sender's look at it an acquire load: what was read is read before it is written again.
+//!
+//! # Trust
+//! Whatever is read from the other side is copied once and checked here; what no honest peer writes is
+//! [`Corrupt`]. Positions of one's own are never read back from the lane.
+
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+
+use super::memory::{Atom, Memory, ReceiverField, SenderField};
+
+#[cfg(test)]
+mod tests;
+
+/// How many bytes a header takes.
+pub(crate) const HEADER: u64 = 8;
+/// By how much the largest message is smaller than the capacity: its header, and the one behind it.
+pub(crate) const OVERHEAD: u64 = 2 * HEADER;
+/// The most bytes of records: a length has 32 bits.
+pub(crate) const MOST: u64 = 1 << 32;
+const LINE: u64 = 64;
+
+/// The lane holds what no honest peer writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Corrupt;
+
+/// Why there is no room for a record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoRoom {
+    /// Until the receiver's head is at this position.
+    Until(u64),
+    /// Ever: so long a message does not fit.
+    TooBig,
+    Corrupt,
+}
+
+impl From<Corrupt> for NoRoom {
+    fn from(_: Corrupt) -> Self {
+        Self::Corrupt
+    }
+}
+
+// A header: the length (32 bits), the kind (4), flags (4), and the low bits of the message's number (24).
+const KIND_SHIFT: u32 = 32;
+const FLAGS_SHIFT: u32 = 36;
+const NUMBER_SHIFT: u32 = 40;
+const NUMBER_MASK: u64 = (1 << 24) - 1;
+const DATA: u64 = 1;
+const PADDING: u64 = 2;
+
+/// What a sender says of a message beside its bytes: four bits.
+pub(crate) type Flags = u8;
+
+const fn header_of(kind: u64, len: u64, flags: Flags, number: u64) -> u64 {
+    len | kind << KIND_SHIFT
+        | ((flags & 0xF) as u64) << FLAGS_SHIFT
+        | (number & NUMBER_MASK) << NUMBER_SHIFT
+}
+
+/// How far the next record is from one of so many bytes.
+#[inline]
+const fn stride(len: u64) -> u64 {
+    let total = HEADER + len;
+    if total <= LINE {
+        if total <= 16 { 16 } else { total.next_power_of_two() }
+    } else {
+        (total + 7) & !7
+    }
+}
+
+/// Up to where a sender may use memory, for a record and the zero behind it.
+#[inline]
+const fn need(at: u64, len: u64) -> u64 {
+    at + stride(len) + HEADER
+}
+
+/// How many bytes there are from a position to the end of the memory.
+#[inline]
+const fn to_end(position: u64, capacity: u64) -> u64 {
+    capacity - (position & (capacity - 1))
+}
+
+/// The sender's side of a lane.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sending {
+    /// Where the next record begins.
+    tail: u64,
+    /// Up to where the memory is known to be free.
+    limit: u64,
+    sent: u64,
+    bytes: u64,
+    capacity: u64,
+}
+
+/// Room for a record: where its bytes go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Room {
+    /// Where the bytes of the message begin.
+    pub(crate) at: u64,
+    /// How many there may be.
+    pub(crate) len: u64,
+}
+
+impl Sending {
+    /// Takes the lane over as its last sender left it: a new lane is all zeros.
+    pub(crate) fn resume<M: Memory>(memory: &M) -> Result<Self, Corrupt> {
+        let capacity = memory.capacity();
+        let tail = memory.sender(SenderField::Tail).load(Acquire);
+        let sent = memory.sender(SenderField::Sent).load(Acquire);
+        let bytes = memory.sender(SenderField::Bytes).load(Relaxed);
+        let mut sending = Self { tail, limit: 0, sent, bytes, capacity };
+        if tail & 7 != 0 || tail > u64::MAX - 4 * MOST {
+            return Err(Corrupt);
+        }
+        // At most one record was committed and not noted.
+        let header = memory.word(tail).load(Acquire);
+        if header != 0 {
+            let record = Record::of(header, tail, capacity)?;
+            if record.is_message() {
+                // Whether the death came before the count was stored, or after.
+                if record.number == sent & NUMBER_MASK {
+                    sending.sent += 1;
+                    sending.bytes = bytes.wrapping_add(record.len);
+                } else if record.number != sent.wrapping_sub(1) & NUMBER_MASK {
+                    return Err(Corrupt);
+                }
+            }
+            sending.tail = record.end;
+            if memory.word(sending.tail).load(Acquire) != 0 {
+                return Err(Corrupt);
+            }
+        }
+        sending.see(memory.receiver(ReceiverField::Head).load(Acquire))?;
+        sending.note(memory);
+        Ok(sending)
+    }
+
+    /// Where the next record begins.
+    pub(crate) const fn tail(&self) -> u64 {
+        self.tail
+    }
+
+    /// How many messages were sent, by former senders of the lane too.
+    pub(crate) const fn sent(&self) -> u64 {
+        self.sent
+    }
+
+    /// The most bytes that a message can have.
+    pub(crate) const fn most(&self) -> u64 {
+        self.capacity - OVERHEAD
+    }
+
+    /// Finds room for a message of so many bytes, which are then written, and committed.
+    #[inline]
+    pub(crate) fn reserve<M: Memory>(&mut self, memory: &M, len: u64) -> Result<Room, NoRoom> {
+        let fits = HEADER + len <= to_end(self.tail, self.capacity);
+        if fits && need(self.tail, len) <= self.limit {
+            return Ok(Room { at: self.tail + HEADER, len });
+        }
+        self.look(memory, len)
+    }
+
+    /// The same after a look at the receiver's head, with padding where the end of the memory is near.
+    #[cold]
+    #[inline(never)]
+    fn look<M: Memory>(&mut self, memory: &M, len: u64) -> Result<Room, NoRoom> {
+        if len > self.most() {
+            return Err(NoRoom::TooBig);
+        }
+        self.see(memory.receiver(ReceiverField::Head).load(Acquire))?;
+        let end = to_end(self.tail, self.capacity);
+        if HEADER + len > end {
+            // The header behind the padding is the first of the memory, and has to be free.
+            self.room_up_to(self.tail + end + HEADER)?;
+            memory.word(self.tail + end).store(0, Relaxed);
+            let padding = header_of(PADDING, end - HEADER, 0, 0);
+            memory.word(self.tail).store(padding, Release);
+            self.tail += end;
+            memory.sender(SenderField::Tail).store(self.tail, Release);
+        }
+        self.room_up_to(need(self.tail, len))?;
+        Ok(Room { at: self.tail + HEADER, len })
+    }
+
+    fn room_up_to(&self, position: u64) -> Result<(), NoRoom> {
+        if position <= self.limit {
+            return Ok(());
+        }
+        Err(NoRoom::Until(position - self.capacity))
+    }
+
+    /// What the receiver says of itself.
+    fn see(&mut self, head: u64) -> Result<(), Corrupt> {
+        // Not before where it was, nor after what was sent. A new sender knows nothing of where it was.
+        let limit = head.checked_add(self.capacity).ok_or(Corrupt)?;
+        if head > self.tail || limit < self.limit || self.tail - head > self.capacity {
+            return Err(Corrupt);
+        }
+        self.limit = limit;
+        Ok(())
+    }
+
+    /// How many bytes the receiver had not released when this side last looked.
+    pub(crate) const fn fill(&self) -> u64 {
+        (self.tail + self.capacity) - self.limit
+    }
+
+    /// Commits a message of `len` bytes, at most those of the room that was found last.
+    #[inline]
+    pub(crate) fn commit<M: Memory>(&mut self, memory: &M, len: u64, flags: Flags) {
+        debug_assert!(need(self.tail, len) <= self.limit, "reserved before");
+        let next = self.tail + stride(len);
+        // The word behind a committed record is zero. Published by the commit.
+        if cfg!(sabotage = "ring-no-zero") {
+        } else if cfg!(sabotage = "ring-late-zero") {
+            memory.word(self.tail).store(header_of(DATA, len, flags, self.sent), Release);
+            memory.word(next).store(0, Relaxed);
+        } else {
+            memory.word(next).store(0, Relaxed);
+        }
+        let order = if cfg!(sabotage = "ring-relaxed-commit") { Relaxed } else { Release };
+        memory.word(self.tail).store(header_of(DATA, len, flags, self.sent), order);
+        self.tail = next;
+        self.sent += 1;
+        self.bytes = self.bytes.wrapping_add(len);
+        self.note(memory);
+        // The next message goes there, and the zero behind it: not while somebody waits for it.
+        if next + 2 * LINE <= self.limit {
+            memory.expect_write(next + LINE);
+        }
+    }
+
+    /// Stores what others count by. Whoever dies before has committed what `resume` finds.
+    #[inline]
+    fn note<M: Memory>(&self, memory: &M) {
+        memory.sender(SenderField::Bytes).store(self.bytes, Relaxed);
+        // Before the tail: what lies before the tail is counted.
+        memory.sender(SenderField::Sent).store(self.sent, Release);
+        memory.sender(SenderField::Tail).store(self.tail, Release);
+    }
+}
+
+/// A committed record, as its header says and as far as that could be checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Record {
+    /// Where its bytes begin.
+    pub(crate) at: u64,
+    /// How many there are.
+    pub(crate) len: u64,
+    /// Where the next record begins.
+    pub(crate) end: u64,
+    /// The low bits of the message's number.
+    number: u64,
+    kind: u64,
+    pub(crate) flags: Flags,
+}
+
+impl Record {
+    /// Reads a header, which is not zero.
+    #[inline]
+    fn of(header: u64, position: u64, capacity: u64) -> Result<Self, Corrupt> {
+        let len = header & 0xFFFF_FFFF;
+        let kind = header >> KIND_SHIFT & 0xF;
+        let (number, flags) = (header >> NUMBER_SHIFT, (header >> FLAGS_SHIFT & 0xF) as Flags);
+        let total = HEADER + len;
+        let left = to_end(position, capacity);
+        let end = match kind {
+            DATA if total <= left && len <= capacity - OVERHEAD => position + stride(len),
+            PADDING if total == left => position + total,
+            _ => return Err(Corrupt),
+        };
+        Ok(Self { at: position + HEADER, len, end, number, kind, flags })
+    }
+
+    const fn is_message(&self) -> bool {
+        self.kind == DATA
+    }
+}
+
+/// The receiver's side of a lane.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Receiving {
+    /// Where the next record is.
+    position: u64,
+    /// Up to where records were released.
+    head: u64,
+    /// The number of the next message.
+    next: u64,
+    /// Whether that is known. A receiver that died may have stored its head and not its count: then the
+    /// next message tells.
+    counted: bool,
+    received: u64,
+    bytes: u64,
+    capacity: u64,
+}
+
+impl Receiving {
+    /// Takes the lane over as its last receiver left it: a new lane is all zeros. Beside it gives up to
+    /// where messages were given out before, and perhaps not released.
+    pub(crate) fn resume<M: Memory>(memory: &M) -> Result<(Self, u64), Corrupt> {
+        let head = memory.receiver(ReceiverField::Head).load(Acquire);
+        let given = memory.receiver(ReceiverField::Given).load(Relaxed);
+        let received = memory.receiver(ReceiverField::Received).load(Relaxed);
+        let bytes = memory.receiver(ReceiverField::Bytes).load(Relaxed);
+        let capacity = memory.capacity();
+        if head & 7 != 0 || head > u64::MAX - 4 * MOST {
+            return Err(Corrupt);
+        }
+        let (position, next) = (head, received);
+        Ok((Self { position, head, next, counted: false, received, bytes, capacity }, given))
+    }
+
+    /// The number of the next message.
+    pub(crate) const fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Where the next record is looked for.
+    pub(crate) const fn position(&self) -> u64 {
+        self.position
+    }
+
+    /// Up to where everything was released.
+    pub(crate) const fn head(&self) -> u64 {
+        self.head
+    }
+
+    /// The next message, if one is there. It stays the next one until [`step`](Self::step).
+    #[inline]
+    pub(crate) fn peek<M: Memory>(&mut self, memory: &M) -> Result<Option<Record>, Corrupt> {
+        let order = if cfg!(sabotage = "ring-relaxed-look") { Relaxed } else { Acquire };
+        let header = memory.word(self.position).load(order);
+        if header == 0 {
+            return Ok(None);
+        }
+        let record = Record::of(header, self.position, self.capacity)?;
+        if !record.is_message() {
+            return self.skip(memory, record);
+        }
+        if record.number != self.next & NUMBER_MASK {
+            self.count(&record)?;
+        }
+        Ok(Some(record))
+    }
+
+    /// Takes the number of the first message as it is.
+    #[cold]
+    fn count(&mut self, record: &Record) -> Result<(), Corrupt> {
+        let ahead = record.number.wrapping_sub(self.next) & NUMBER_MASK;
+        if self.counted || ahead > NUMBER_MASK / 2 {
+            return Err(Corrupt);
+        }
+        self.received += ahead;
+        self.next += ahead;
+        Ok(())
+    }
+
+    /// Goes on behind padding, which is never twice in a row.
+    #[cold]
+    fn skip<M: Memory>(&mut self, memory: &M, padding: Record) -> Result<Option<Record>, Corrupt> {
+        let nothing_borrowed = self.head == self.position;
+        self.position = padding.end;
+        if nothing_borrowed {
+            // The sender may be waiting for just these bytes.
+            self.head = padding.end;
+            memory.receiver(ReceiverField::Head).store(self.head, Release);
+        }
+        let header = memory.word(self.position).load(Acquire);
+        if header == 0 {
+            return Ok(None);
+        }
+        let record = Record::of(header, self.position, self.capacity)?;
+        if !record.is_message() {
+            return Err(Corrupt);
+        }
+        if record.number != self.next & NUMBER_MASK {
+            self.count(&record)?;
+        }
+        Ok(Some(record))
+    }
+
+    /// Goes on behind a message that [`peek`](Self::peek) gave, which is not released by that.
+    #[inline]
+    pub(crate) fn step(&mut self, record: &Record) {
+        self.position = record.end;
+        self.next += 1;
+        self.counted = true;
+    }
+
+    /// Says that everything up to here was given out: a successor that finds it not released knows.
+    #[inline]
+    pub(crate) fn give<M: Memory>(&mut self, memory: &M) {
+        memory.receiver(ReceiverField::Given).store(self.position, Relaxed);
+    }
+
+    /// Releases `count` messages of `bytes` bytes, up to the position `end`: the sender may write there.
+    /// Where nothing stays borrowed, that is [`position`](Self::position), behind padding too.
+    #[inline]
+    pub(crate) fn release<M: Memory>(&mut self, memory: &M, end: u64, count: u64, bytes: u64) {
+        debug_assert!(self.head < end && end <= self.position, "given out before");
+        self.head = end;
+        self.received += count;
+        self.bytes = self.bytes.wrapping_add(bytes);
+        memory.receiver(ReceiverField::Head).store(end, Release);
+        // After the head: a count is never ahead of it.
+        memory.receiver(ReceiverField::Received).store(self.received, Release);
+        memory.receiver(ReceiverField::Bytes).store(self.bytes, Relaxed);
+    }
+}

@@ -1,0 +1,253 @@
+#![allow(unsafe_code, reason = "a message is written in place, in mapped memory")]
+//! The sending end.
+
+use std::cell::Cell;
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::bell::{Rung, Sleeps};
+use super::fence::Fencing;
+use super::lane::{Lane, Side, SideField};
+use super::memory::Memory;
+use super::options::Full;
+use super::presence::{Presence, Seen};
+use super::ring::{Corrupt, NoRoom, Room, Sending};
+use super::spin;
+use crate::error::SendError;
+use crate::fork::Origin;
+use crate::wait::{Loans, Sends, Wait};
+
+/// The sending end of a channel. See the [module](super).
+///
+/// One thread at a time uses it; it can be handed to another.
+pub struct Sender {
+    lane: Lane,
+    /// This end's words, and those of the receiver.
+    own: Side,
+    peer: Side,
+    ring: Cell<Sending>,
+    rung: Cell<Rung>,
+    sleeps: Cell<Sleeps>,
+    told_cpu: Cell<u32>,
+    fencing: Fencing,
+    full: Full,
+    origin: Origin,
+}
+
+impl Sender {
+    /// Takes a lane, which nobody else sends through now.
+    pub(super) fn attach(
+        lane: Lane,
+        peer: Side,
+        full: Full,
+        fencing: Fencing,
+    ) -> Result<Self, Corrupt> {
+        let ring = Sending::resume(&lane)?;
+        let own = lane.sender_side();
+        // Whoever slept here before is gone.
+        own.word(SideField::Sleeping).store(0, Relaxed);
+        let last = own.word(SideField::Sleeps).load(Relaxed);
+        let sender = Self {
+            lane,
+            own,
+            peer,
+            ring: Cell::new(ring),
+            rung: Cell::default(),
+            sleeps: Cell::new(Sleeps { last }),
+            told_cpu: Cell::new(0),
+            fencing,
+            full,
+            origin: Origin::here(),
+        };
+        let turn = Seen::at(&sender.own).turn + 1;
+        Seen { presence: Presence::Here, turn }.say(&sender.own);
+        sender.peer.bell().ring();
+        Ok(sender)
+    }
+
+    /// How many messages were sent through this lane, by its former senders too: so one that comes back
+    /// knows which of its own was the last that was committed.
+    #[must_use]
+    pub fn sent(&self) -> u64 {
+        self.ring.get().sent()
+    }
+
+    /// The most bytes that a message can have.
+    #[must_use]
+    pub fn max_message(&self) -> usize {
+        usize::try_from(self.ring.get().most()).unwrap_or(usize::MAX)
+    }
+
+    /// Finds room for so many bytes, as `wait` and the policy allow.
+    #[inline]
+    fn room(&self, len: usize, wait: Wait<'_>) -> Result<Room, SendError> {
+        if !self.origin.is_here() {
+            return Err(SendError::Forked);
+        }
+        let mut ring = self.ring.get();
+        let room = ring.reserve(&self.lane, len as u64);
+        self.ring.set(ring);
+        match room {
+            Ok(room) => Ok(room),
+            Err(why) => self.wait_for_room(len, why, wait),
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn wait_for_room(&self, len: usize, why: NoRoom, wait: Wait<'_>) -> Result<Room, SendError> {
+        match why {
+            NoRoom::TooBig => return Err(SendError::TooBig { limit: self.max_message() }),
+            NoRoom::Corrupt => return Err(SendError::Corrupt),
+            NoRoom::Until(_) => {}
+        }
+        // Padding may have been committed.
+        self.published();
+        let full = self.full;
+        if full != Full::Block || wait.is_never() {
+            return match self.look(len) {
+                Some(done) => done,
+                None => Err(SendError::Full),
+            };
+        }
+        wait.check_interrupt().map_err(SendError::from)?;
+        if let Some(done) = spin::spin(&self.peer, || self.look(len)) {
+            return done;
+        }
+        let mut sleeps = self.sleeps.take();
+        let found = self.own.bell().sleep_until(&mut sleeps, self.fencing, wait, || self.look(len));
+        self.own.word(SideField::Sleeps).store(sleeps.last, Relaxed);
+        self.sleeps.set(sleeps);
+        found.unwrap_or_else(|stop| Err(SendError::from(stop)))
+    }
+
+    /// Whether there is room now, or never.
+    fn look(&self, len: usize) -> Option<Result<Room, SendError>> {
+        let mut ring = self.ring.get();
+        let before = ring.tail();
+        let room = ring.reserve(&self.lane, len as u64);
+        self.ring.set(ring);
+        let high = self.own.word(SideField::HighWater);
+        if ring.fill() > high.load(Relaxed) {
+            high.store(ring.fill(), Relaxed);
+        }
+        if ring.tail() != before {
+            self.published();
+        }
+        match room {
+            Ok(room) => Some(Ok(room)),
+            Err(NoRoom::Until(_)) => {
+                let left = Seen::at(&self.peer).presence == Presence::Left;
+                left.then_some(Err(SendError::Closed))
+            }
+            Err(NoRoom::TooBig) => Some(Err(SendError::TooBig { limit: self.max_message() })),
+            Err(NoRoom::Corrupt) => Some(Err(SendError::Corrupt)),
+        }
+    }
+
+    /// Something was committed: the receiver may sleep.
+    #[inline]
+    fn published(&self) {
+        let mut rung = self.rung.get();
+        let rang = self.peer.bell().ring_if_asleep(&mut rung, self.fencing);
+        if rang {
+            self.rung.set(rung);
+            self.rang();
+        }
+    }
+
+    #[cold]
+    fn rang(&self) {
+        let count = self.own.word(SideField::Rung);
+        count.store(count.load(Relaxed).wrapping_add(1), Relaxed);
+    }
+
+    #[inline]
+    fn commit(&self, len: usize) {
+        let mut ring = self.ring.get();
+        ring.commit(&self.lane, len as u64, 0);
+        self.ring.set(ring);
+        let mut told = self.told_cpu.get();
+        spin::tell_cpu(&self.own, &mut told);
+        self.told_cpu.set(told);
+        self.published();
+    }
+}
+
+impl Sends for Sender {
+    #[inline]
+    fn send_wait(&self, data: &[u8], wait: Wait<'_>) -> Result<(), SendError> {
+        let room = self.room(data.len(), wait)?;
+        self.lane.write(room.at, data);
+        self.commit(data.len());
+        Ok(())
+    }
+}
+
+impl Loans for Sender {
+    type Loan<'a> = Loan<'a>;
+
+    #[inline]
+    fn loan_wait(&mut self, len: usize, wait: Wait<'_>) -> Result<Loan<'_>, SendError> {
+        let room = self.room(len, wait)?;
+        Ok(Loan { sender: self, room, len })
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        if self.origin.is_here() {
+            let turn = Seen::at(&self.own).turn;
+            Seen { presence: Presence::Left, turn }.say(&self.own);
+            self.peer.bell().ring();
+        }
+    }
+}
+
+impl fmt::Debug for Sender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sender").field("sent", &self.sent()).finish_non_exhaustive()
+    }
+}
+
+/// Room for a message, in the memory that the receiver reads. Dropped, nothing was sent.
+#[derive(Debug)]
+#[must_use = "dropped, nothing is sent"]
+pub struct Loan<'a> {
+    sender: &'a Sender,
+    room: Room,
+    len: usize,
+}
+
+impl Loan<'_> {
+    /// Sends the message that was written here.
+    #[inline]
+    pub fn send(self) {
+        self.sender.commit(self.len);
+    }
+
+    /// Sends only the first `len` bytes; all if there are no more.
+    #[inline]
+    pub fn send_first(self, len: usize) {
+        self.sender.commit(len.min(self.len));
+    }
+}
+
+impl Deref for Loan<'_> {
+    type Target = [u8];
+
+    #[inline]
+    fn deref(&self) -> &[u8] {
+        // SAFETY: reserved for a message that is not committed; the loan has the sender alone (`loan_wait`).
+        unsafe { self.sender.lane.bytes(self.room.at, self.len) }
+    }
+}
+
+impl DerefMut for Loan<'_> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above.
+        unsafe { self.sender.lane.bytes_mut(self.room.at, self.len) }
+    }
+}
