@@ -41,7 +41,7 @@ pub struct Receiver {
 struct End {
     lane: Lane,
     sender: Side,
-    ring: Cell<Receiving>,
+    ring: Receiving,
     rung: Cell<Rung>,
     fencing: Fencing,
     borrowed: Borrowed,
@@ -114,7 +114,7 @@ impl Receiver {
         if wait.is_never() {
             return Err(RecvError::Empty);
         }
-        wait.check_interrupt().map_err(RecvError::from)?;
+        wait.check_interrupt_word().map_err(RecvError::from)?;
         let last = &self.ends[self.turn.get()];
         if let Some(found) = spin::spin(&last.sender, || self.look_around()) {
             return found;
@@ -186,7 +186,7 @@ impl End {
         Ok(Self {
             lane,
             sender,
-            ring: Cell::new(ring),
+            ring,
             rung: Cell::default(),
             fencing,
             borrowed: Borrowed {
@@ -202,23 +202,17 @@ impl End {
 
     #[inline]
     fn peek(&self) -> Result<Option<Record>, Corrupt> {
-        let mut ring = self.ring.get();
-        let found = ring.peek(&self.lane);
-        self.ring.set(ring);
-        found
+        self.ring.peek(&self.lane)
     }
 
     /// Gives a message out and releases it at once: it was copied.
     #[inline]
     fn consume(&self, record: &Record) {
-        let mut ring = self.ring.get();
-        ring.step(record);
+        self.ring.step(record);
         if self.borrowed.count.get() == 0 {
-            ring.release(&self.lane, record.end, 1, record.len);
-            self.ring.set(ring);
+            self.ring.release(&self.lane, record.end, 1, record.len);
             self.consumed();
         } else {
-            self.ring.set(ring);
             let index = self.borrowed.push(record);
             self.release(index);
         }
@@ -240,10 +234,8 @@ impl End {
         if count == 0 {
             return;
         }
-        let mut ring = self.ring.get();
-        let end = if self.borrowed.count.get() == 0 { ring.position() } else { end };
-        ring.release(&self.lane, end, count, bytes);
-        self.ring.set(ring);
+        let end = if self.borrowed.count.get() == 0 { self.ring.position() } else { end };
+        self.ring.release(&self.lane, end, count, bytes);
         self.consumed();
     }
 
@@ -320,11 +312,9 @@ impl Borrows for Receiver {
         if end.borrowed.is_full() {
             return Err(RecvError::TooManyBorrowed);
         }
-        let mut ring = end.ring.get();
-        let number = ring.next();
-        ring.step(&record);
-        ring.give(&end.lane);
-        end.ring.set(ring);
+        let number = end.ring.next();
+        end.ring.step(&record);
+        end.ring.give(&end.lane);
         let index = end.borrowed.push(&record);
         self.tell_cpu();
         Ok(Message { end, record, index, number, origin: &self.origin })

@@ -28,6 +28,7 @@
 //! Whatever is read from the other side is copied once and checked here; what no honest peer writes is
 //! [`Corrupt`]. Positions of one's own are never read back from the lane.
 
+use std::cell::Cell;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::memory::{Atom, Memory, ReceiverField, SenderField};
@@ -104,14 +105,14 @@ const fn to_end(position: u64, capacity: u64) -> u64 {
 }
 
 /// The sender's side of a lane.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Sending {
     /// Where the next record begins.
-    tail: u64,
+    tail: Cell<u64>,
     /// Up to where the memory is known to be free.
-    limit: u64,
-    sent: u64,
-    bytes: u64,
+    limit: Cell<u64>,
+    sent: Cell<u64>,
+    bytes: Cell<u64>,
     capacity: u64,
 }
 
@@ -131,10 +132,16 @@ impl Sending {
         let tail = memory.sender(SenderField::Tail).load(Acquire);
         let sent = memory.sender(SenderField::Sent).load(Acquire);
         let bytes = memory.sender(SenderField::Bytes).load(Relaxed);
-        let mut sending = Self { tail, limit: 0, sent, bytes, capacity };
         if tail & 7 != 0 || tail > u64::MAX - 4 * MOST {
             return Err(Corrupt);
         }
+        let sending = Self {
+            tail: Cell::new(tail),
+            limit: Cell::new(0),
+            sent: Cell::new(sent),
+            bytes: Cell::new(bytes),
+            capacity,
+        };
         // At most one record was committed and not noted.
         let header = memory.word(tail).load(Acquire);
         if header != 0 {
@@ -142,14 +149,14 @@ impl Sending {
             if record.is_message() {
                 // Whether the death came before the count was stored, or after.
                 if record.number == sent & NUMBER_MASK {
-                    sending.sent += 1;
-                    sending.bytes = bytes.wrapping_add(record.len);
+                    sending.sent.set(sent.wrapping_add(1));
+                    sending.bytes.set(bytes.wrapping_add(record.len));
                 } else if record.number != sent.wrapping_sub(1) & NUMBER_MASK {
                     return Err(Corrupt);
                 }
             }
-            sending.tail = record.end;
-            if memory.word(sending.tail).load(Acquire) != 0 {
+            sending.tail.set(record.end);
+            if memory.word(record.end).load(Acquire) != 0 {
                 return Err(Corrupt);
             }
         }
@@ -159,13 +166,14 @@ impl Sending {
     }
 
     /// Where the next record begins.
+    #[inline]
     pub(crate) const fn tail(&self) -> u64 {
-        self.tail
+        self.tail.get()
     }
 
     /// How many messages were sent, by former senders of the lane too.
     pub(crate) const fn sent(&self) -> u64 {
-        self.sent
+        self.sent.get()
     }
 
     /// The most bytes that a message can have.
@@ -175,10 +183,10 @@ impl Sending {
 
     /// Finds room for a message of so many bytes, which are then written, and committed.
     #[inline]
-    pub(crate) fn reserve<M: Memory>(&mut self, memory: &M, len: u64) -> Result<Room, NoRoom> {
-        let fits = HEADER + len <= to_end(self.tail, self.capacity);
-        if fits && need(self.tail, len) <= self.limit {
-            return Ok(Room { at: self.tail + HEADER, len });
+    pub(crate) fn reserve<M: Memory>(&self, memory: &M, len: u64) -> Result<Room, NoRoom> {
+        let tail = self.tail.get();
+        if HEADER + len <= to_end(tail, self.capacity) && need(tail, len) <= self.limit.get() {
+            return Ok(Room { at: tail + HEADER, len });
         }
         self.look(memory, len)
     }
@@ -186,69 +194,77 @@ impl Sending {
     /// The same after a look at the receiver's head, with padding where the end of the memory is near.
     #[cold]
     #[inline(never)]
-    fn look<M: Memory>(&mut self, memory: &M, len: u64) -> Result<Room, NoRoom> {
+    fn look<M: Memory>(&self, memory: &M, len: u64) -> Result<Room, NoRoom> {
         if len > self.most() {
             return Err(NoRoom::TooBig);
         }
         self.see(memory.receiver(ReceiverField::Head).load(Acquire))?;
-        let end = to_end(self.tail, self.capacity);
+        let tail = self.tail.get();
+        let end = to_end(tail, self.capacity);
         if HEADER + len > end {
             // The header behind the padding is the first of the memory, and has to be free.
-            self.room_up_to(self.tail + end + HEADER)?;
-            memory.word(self.tail + end).store(0, Relaxed);
+            self.room_up_to(tail + end + HEADER)?;
+            memory.word(tail + end).store(0, Relaxed);
             let padding = header_of(PADDING, end - HEADER, 0, 0);
-            memory.word(self.tail).store(padding, Release);
-            self.tail += end;
-            memory.sender(SenderField::Tail).store(self.tail, Release);
+            memory.word(tail).store(padding, Release);
+            self.tail.set(tail + end);
+            memory.sender(SenderField::Tail).store(tail + end, Release);
         }
-        self.room_up_to(need(self.tail, len))?;
-        Ok(Room { at: self.tail + HEADER, len })
+        let tail = self.tail.get();
+        self.room_up_to(need(tail, len))?;
+        Ok(Room { at: tail + HEADER, len })
     }
 
     fn room_up_to(&self, position: u64) -> Result<(), NoRoom> {
-        if position <= self.limit {
+        if position <= self.limit.get() {
             return Ok(());
         }
         Err(NoRoom::Until(position - self.capacity))
     }
 
     /// What the receiver says of itself.
-    fn see(&mut self, head: u64) -> Result<(), Corrupt> {
+    fn see(&self, head: u64) -> Result<(), Corrupt> {
+        let tail = self.tail.get();
         // Not before where it was, nor after what was sent. A new sender knows nothing of where it was.
         let limit = head.checked_add(self.capacity).ok_or(Corrupt)?;
-        if head > self.tail || limit < self.limit || self.tail - head > self.capacity {
+        if head > tail || limit < self.limit.get() || tail - head > self.capacity {
             return Err(Corrupt);
         }
-        self.limit = limit;
+        self.limit.set(limit);
         Ok(())
     }
 
     /// How many bytes the receiver had not released when this side last looked.
     pub(crate) const fn fill(&self) -> u64 {
-        (self.tail + self.capacity) - self.limit
+        (self.tail.get() + self.capacity) - self.limit.get()
     }
 
     /// Commits a message of `len` bytes, at most those of the room that was found last.
     #[inline]
-    pub(crate) fn commit<M: Memory>(&mut self, memory: &M, len: u64, flags: Flags) {
-        debug_assert!(need(self.tail, len) <= self.limit, "reserved before");
-        let next = self.tail + stride(len);
+    pub(crate) fn commit<M: Memory>(&self, memory: &M, len: u64, flags: Flags) {
+        let (tail, limit) = (self.tail.get(), self.limit.get());
+        debug_assert!(need(tail, len) <= limit, "reserved before");
+        let next = tail + stride(len);
+        let header = header_of(DATA, len, flags, self.sent.get());
+        let late = cfg!(sabotage = "ring-late-zero");
+        if late {
+            memory.word(tail).store(header, Release);
+        }
         // The word behind a committed record is zero. Published by the commit.
-        if cfg!(sabotage = "ring-no-zero") {
-        } else if cfg!(sabotage = "ring-late-zero") {
-            memory.word(self.tail).store(header_of(DATA, len, flags, self.sent), Release);
-            memory.word(next).store(0, Relaxed);
-        } else {
+        if !cfg!(sabotage = "ring-no-zero") {
             memory.word(next).store(0, Relaxed);
         }
-        let order = if cfg!(sabotage = "ring-relaxed-commit") { Relaxed } else { Release };
-        memory.word(self.tail).store(header_of(DATA, len, flags, self.sent), order);
-        self.tail = next;
-        self.sent += 1;
-        self.bytes = self.bytes.wrapping_add(len);
+        if !late {
+            let order = if cfg!(sabotage = "ring-relaxed-commit") { Relaxed } else { Release };
+            memory.word(tail).store(header, order);
+        }
+        self.tail.set(next);
+        self.sent.set(self.sent.get().wrapping_add(1));
+        self.bytes.set(self.bytes.get().wrapping_add(len));
         self.note(memory);
-        // The next message goes there, and the zero behind it: not while somebody waits for it.
-        if next + 2 * LINE <= self.limit {
+        // The next message goes there, and the zero behind it: not while somebody waits for it, and not
+        // where the receiver still reads.
+        if next + 2 * LINE <= limit {
             memory.expect_write(next + LINE);
         }
     }
@@ -256,10 +272,10 @@ impl Sending {
     /// Stores what others count by. Whoever dies before has committed what `resume` finds.
     #[inline]
     fn note<M: Memory>(&self, memory: &M) {
-        memory.sender(SenderField::Bytes).store(self.bytes, Relaxed);
+        memory.sender(SenderField::Bytes).store(self.bytes.get(), Relaxed);
         // Before the tail: what lies before the tail is counted.
-        memory.sender(SenderField::Sent).store(self.sent, Release);
-        memory.sender(SenderField::Tail).store(self.tail, Release);
+        memory.sender(SenderField::Sent).store(self.sent.get(), Release);
+        memory.sender(SenderField::Tail).store(self.tail.get(), Release);
     }
 }
 
@@ -301,19 +317,19 @@ impl Record {
 }
 
 /// The receiver's side of a lane.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 pub(crate) struct Receiving {
     /// Where the next record is.
-    position: u64,
+    position: Cell<u64>,
     /// Up to where records were released.
-    head: u64,
+    head: Cell<u64>,
     /// The number of the next message.
-    next: u64,
+    next: Cell<u64>,
     /// Whether that is known. A receiver that died may have stored its head and not its count: then the
     /// next message tells.
-    counted: bool,
-    received: u64,
-    bytes: u64,
+    counted: Cell<bool>,
+    received: Cell<u64>,
+    bytes: Cell<u64>,
     capacity: u64,
 }
 
@@ -330,37 +346,46 @@ impl Receiving {
             return Err(Corrupt);
         }
         let (position, next) = (head, received);
-        Ok((Self { position, head, next, counted: false, received, bytes, capacity }, given))
+        let receiving = Self {
+            position: Cell::new(position),
+            head: Cell::new(head),
+            next: Cell::new(next),
+            counted: Cell::new(false),
+            received: Cell::new(received),
+            bytes: Cell::new(bytes),
+            capacity,
+        };
+        Ok((receiving, given))
     }
 
     /// The number of the next message.
     pub(crate) const fn next(&self) -> u64 {
-        self.next
+        self.next.get()
     }
 
     /// Where the next record is looked for.
     pub(crate) const fn position(&self) -> u64 {
-        self.position
+        self.position.get()
     }
 
     /// Up to where everything was released.
     pub(crate) const fn head(&self) -> u64 {
-        self.head
+        self.head.get()
     }
 
     /// The next message, if one is there. It stays the next one until [`step`](Self::step).
     #[inline]
-    pub(crate) fn peek<M: Memory>(&mut self, memory: &M) -> Result<Option<Record>, Corrupt> {
+    pub(crate) fn peek<M: Memory>(&self, memory: &M) -> Result<Option<Record>, Corrupt> {
         let order = if cfg!(sabotage = "ring-relaxed-look") { Relaxed } else { Acquire };
-        let header = memory.word(self.position).load(order);
+        let header = memory.word(self.position.get()).load(order);
         if header == 0 {
             return Ok(None);
         }
-        let record = Record::of(header, self.position, self.capacity)?;
+        let record = Record::of(header, self.position.get(), self.capacity)?;
         if !record.is_message() {
             return self.skip(memory, record);
         }
-        if record.number != self.next & NUMBER_MASK {
+        if record.number != self.next.get() & NUMBER_MASK {
             self.count(&record)?;
         }
         Ok(Some(record))
@@ -368,35 +393,35 @@ impl Receiving {
 
     /// Takes the number of the first message as it is.
     #[cold]
-    fn count(&mut self, record: &Record) -> Result<(), Corrupt> {
-        let ahead = record.number.wrapping_sub(self.next) & NUMBER_MASK;
-        if self.counted || ahead > NUMBER_MASK / 2 {
+    fn count(&self, record: &Record) -> Result<(), Corrupt> {
+        let ahead = record.number.wrapping_sub(self.next.get()) & NUMBER_MASK;
+        if self.counted.get() || ahead > NUMBER_MASK / 2 {
             return Err(Corrupt);
         }
-        self.received += ahead;
-        self.next += ahead;
+        self.received.set(self.received.get().wrapping_add(ahead));
+        self.next.set(self.next.get().wrapping_add(ahead));
         Ok(())
     }
 
     /// Goes on behind padding, which is never twice in a row.
     #[cold]
-    fn skip<M: Memory>(&mut self, memory: &M, padding: Record) -> Result<Option<Record>, Corrupt> {
-        let nothing_borrowed = self.head == self.position;
-        self.position = padding.end;
+    fn skip<M: Memory>(&self, memory: &M, padding: Record) -> Result<Option<Record>, Corrupt> {
+        let nothing_borrowed = self.head.get() == self.position.get();
+        self.position.set(padding.end);
         if nothing_borrowed {
             // The sender may be waiting for just these bytes.
-            self.head = padding.end;
-            memory.receiver(ReceiverField::Head).store(self.head, Release);
+            self.head.set(padding.end);
+            memory.receiver(ReceiverField::Head).store(self.head.get(), Release);
         }
-        let header = memory.word(self.position).load(Acquire);
+        let header = memory.word(self.position.get()).load(Acquire);
         if header == 0 {
             return Ok(None);
         }
-        let record = Record::of(header, self.position, self.capacity)?;
+        let record = Record::of(header, self.position.get(), self.capacity)?;
         if !record.is_message() {
             return Err(Corrupt);
         }
-        if record.number != self.next & NUMBER_MASK {
+        if record.number != self.next.get() & NUMBER_MASK {
             self.count(&record)?;
         }
         Ok(Some(record))
@@ -404,29 +429,29 @@ impl Receiving {
 
     /// Goes on behind a message that [`peek`](Self::peek) gave, which is not released by that.
     #[inline]
-    pub(crate) fn step(&mut self, record: &Record) {
-        self.position = record.end;
-        self.next += 1;
-        self.counted = true;
+    pub(crate) fn step(&self, record: &Record) {
+        self.position.set(record.end);
+        self.next.set(self.next.get().wrapping_add(1));
+        self.counted.set(true);
     }
 
     /// Says that everything up to here was given out: a successor that finds it not released knows.
     #[inline]
-    pub(crate) fn give<M: Memory>(&mut self, memory: &M) {
-        memory.receiver(ReceiverField::Given).store(self.position, Relaxed);
+    pub(crate) fn give<M: Memory>(&self, memory: &M) {
+        memory.receiver(ReceiverField::Given).store(self.position.get(), Relaxed);
     }
 
     /// Releases `count` messages of `bytes` bytes, up to the position `end`: the sender may write there.
     /// Where nothing stays borrowed, that is [`position`](Self::position), behind padding too.
     #[inline]
-    pub(crate) fn release<M: Memory>(&mut self, memory: &M, end: u64, count: u64, bytes: u64) {
-        debug_assert!(self.head < end && end <= self.position, "given out before");
-        self.head = end;
-        self.received += count;
-        self.bytes = self.bytes.wrapping_add(bytes);
+    pub(crate) fn release<M: Memory>(&self, memory: &M, end: u64, count: u64, bytes: u64) {
+        debug_assert!(self.head.get() < end && end <= self.position.get(), "given out before");
+        self.head.set(end);
+        self.received.set(self.received.get().wrapping_add(count));
+        self.bytes.set(self.bytes.get().wrapping_add(bytes));
         memory.receiver(ReceiverField::Head).store(end, Release);
         // After the head: a count is never ahead of it.
-        memory.receiver(ReceiverField::Received).store(self.received, Release);
-        memory.receiver(ReceiverField::Bytes).store(self.bytes, Relaxed);
+        memory.receiver(ReceiverField::Received).store(self.received.get(), Release);
+        memory.receiver(ReceiverField::Bytes).store(self.bytes.get(), Relaxed);
     }
 }

@@ -26,7 +26,7 @@ pub struct Sender {
     /// This end's words, and those of the receiver.
     own: Side,
     peer: Side,
-    ring: Cell<Sending>,
+    ring: Sending,
     rung: Cell<Rung>,
     sleeps: Cell<Sleeps>,
     told_cpu: Cell<u32>,
@@ -52,7 +52,7 @@ impl Sender {
             lane,
             own,
             peer,
-            ring: Cell::new(ring),
+            ring,
             rung: Cell::default(),
             sleeps: Cell::new(Sleeps { last }),
             told_cpu: Cell::new(0),
@@ -70,13 +70,13 @@ impl Sender {
     /// knows which of its own was the last that was committed.
     #[must_use]
     pub fn sent(&self) -> u64 {
-        self.ring.get().sent()
+        self.ring.sent()
     }
 
     /// The most bytes that a message can have.
     #[must_use]
     pub fn max_message(&self) -> usize {
-        usize::try_from(self.ring.get().most()).unwrap_or(usize::MAX)
+        usize::try_from(self.ring.most()).unwrap_or(usize::MAX)
     }
 
     /// Finds room for so many bytes, as `wait` and the policy allow.
@@ -85,10 +85,7 @@ impl Sender {
         if !self.origin.is_here() {
             return Err(SendError::Forked);
         }
-        let mut ring = self.ring.get();
-        let room = ring.reserve(&self.lane, len as u64);
-        self.ring.set(ring);
-        match room {
+        match self.ring.reserve(&self.lane, len as u64) {
             Ok(room) => Ok(room),
             Err(why) => self.wait_for_room(len, why, wait),
         }
@@ -111,7 +108,7 @@ impl Sender {
                 None => Err(SendError::Full),
             };
         }
-        wait.check_interrupt().map_err(SendError::from)?;
+        wait.check_interrupt_word().map_err(SendError::from)?;
         if let Some(done) = spin::spin(&self.peer, || self.look(len)) {
             return done;
         }
@@ -124,10 +121,9 @@ impl Sender {
 
     /// Whether there is room now, or never.
     fn look(&self, len: usize) -> Option<Result<Room, SendError>> {
-        let mut ring = self.ring.get();
+        let ring = &self.ring;
         let before = ring.tail();
         let room = ring.reserve(&self.lane, len as u64);
-        self.ring.set(ring);
         let high = self.own.word(SideField::HighWater);
         if ring.fill() > high.load(Relaxed) {
             high.store(ring.fill(), Relaxed);
@@ -165,9 +161,7 @@ impl Sender {
 
     #[inline]
     fn commit(&self, len: usize) {
-        let mut ring = self.ring.get();
-        ring.commit(&self.lane, len as u64, 0);
-        self.ring.set(ring);
+        self.ring.commit(&self.lane, len as u64, 0);
         let mut told = self.told_cpu.get();
         spin::tell_cpu(&self.own, &mut told);
         self.told_cpu.set(told);

@@ -25,14 +25,14 @@ fn lane() -> Lane {
     Lane::of(&Arc::new(map), &shape, 0)
 }
 
-fn send(sending: &mut Sending, lane: &Lane, message: &[u8]) -> Result<(), NoRoom> {
+fn send(sending: &Sending, lane: &Lane, message: &[u8]) -> Result<(), NoRoom> {
     let room = sending.reserve(lane, message.len() as u64)?;
     lane.write(room.at, message);
     sending.commit(lane, message.len() as u64, 0);
     Ok(())
 }
 
-fn recv(receiving: &mut Receiving, lane: &Lane) -> Option<Vec<u8>> {
+fn recv(receiving: &Receiving, lane: &Lane) -> Option<Vec<u8>> {
     let record = receiving.peek(lane).unwrap()?;
     let mut message = vec![0; record.len as usize];
     lane.read(record.at, &mut message);
@@ -48,20 +48,20 @@ fn message(number: u64, len: usize) -> Vec<u8> {
 #[test]
 fn messages_of_every_length_arrive_in_order() {
     let lane = lane();
-    let mut sending = Sending::resume(&lane).unwrap();
-    let (mut receiving, _) = Receiving::resume(&lane).unwrap();
+    let sending = Sending::resume(&lane).unwrap();
+    let (receiving, _) = Receiving::resume(&lane).unwrap();
     let lengths = (0..=sending.most() as usize).step_by(1).chain((0..2000).map(|i| i * 37 % 1500));
     for (number, len) in lengths.enumerate() {
         let number = number as u64;
         // The one before the last is still there when the next one is sent, where both fit.
         let message = message(number, len);
-        while let Err(why) = send(&mut sending, &lane, &message) {
+        while let Err(why) = send(&sending, &lane, &message) {
             assert!(matches!(why, NoRoom::Until(_)), "{why:?}");
             // Nothing to receive, and no room: only padding was in the way.
             let _padding = receiving.peek(&lane).unwrap();
         }
         assert_eq!(receiving.next(), number);
-        assert_eq!(recv(&mut receiving, &lane).as_deref(), Some(&message[..]));
+        assert_eq!(recv(&receiving, &lane).as_deref(), Some(&message[..]));
         assert_eq!(receiving.peek(&lane), Ok(None));
     }
 }
@@ -69,7 +69,7 @@ fn messages_of_every_length_arrive_in_order() {
 #[test]
 fn too_long_a_message_never_fits_and_the_longest_does() {
     let lane = lane();
-    let mut sending = Sending::resume(&lane).unwrap();
+    let sending = Sending::resume(&lane).unwrap();
     assert_eq!(sending.reserve(&lane, sending.most() + 1), Err(NoRoom::TooBig));
     assert_eq!(sending.reserve(&lane, u64::MAX / 2), Err(NoRoom::TooBig));
     sending.reserve(&lane, sending.most()).unwrap();
@@ -78,11 +78,11 @@ fn too_long_a_message_never_fits_and_the_longest_does() {
 #[test]
 fn a_full_ring_names_where_room_begins() {
     let lane = lane();
-    let mut sending = Sending::resume(&lane).unwrap();
-    let (mut receiving, _) = Receiving::resume(&lane).unwrap();
+    let sending = Sending::resume(&lane).unwrap();
+    let (receiving, _) = Receiving::resume(&lane).unwrap();
     let mut sent = 0;
     let until = loop {
-        match send(&mut sending, &lane, &message(sent, 50)) {
+        match send(&sending, &lane, &message(sent, 50)) {
             Ok(()) => sent += 1,
             Err(NoRoom::Until(position)) => break position,
             Err(other) => panic!("{other:?}"),
@@ -90,19 +90,19 @@ fn a_full_ring_names_where_room_begins() {
     };
     // Records of 64 bytes, less the zero behind the last.
     assert_eq!((sent, until), (CAPACITY / 64 - 1, 8));
-    assert_eq!(recv(&mut receiving, &lane), Some(message(0, 50)));
+    assert_eq!(recv(&receiving, &lane), Some(message(0, 50)));
     assert!(receiving.head() >= until);
-    send(&mut sending, &lane, &message(sent, 50)).unwrap();
+    send(&sending, &lane, &message(sent, 50)).unwrap();
 }
 
 #[test]
 fn small_messages_lie_in_one_line() {
     for len in 0..=56 {
         let lane = lane();
-        let mut sending = Sending::resume(&lane).unwrap();
+        let sending = Sending::resume(&lane).unwrap();
         for number in 0..30 {
             let begin = sending.tail();
-            send(&mut sending, &lane, &message(number, len)).unwrap();
+            send(&sending, &lane, &message(number, len)).unwrap();
             assert_eq!(begin / LINE, (begin + HEADER + len as u64 - 1) / LINE, "{len} at {begin}");
         }
     }
@@ -113,12 +113,12 @@ fn successors_go_on_where_the_others_ended() {
     let lane = lane();
     let mut number = 0;
     for round in 0..300_u64 {
-        let mut sending = Sending::resume(&lane).unwrap();
+        let sending = Sending::resume(&lane).unwrap();
         assert_eq!(sending.sent(), number);
-        let (mut receiving, _) = Receiving::resume(&lane).unwrap();
+        let (receiving, _) = Receiving::resume(&lane).unwrap();
         for i in 0..round % 5 {
             let message = message(number, (round * 13 + i * 5) as usize % 200);
-            send(&mut sending, &lane, &message).unwrap();
+            send(&sending, &lane, &message).unwrap();
             // Killed after the commit, before anything else was stored: none of it, or the first part.
             if i + 1 == round % 5 {
                 let (sent, tail) = (SenderField::Sent, SenderField::Tail);
@@ -130,7 +130,7 @@ fn successors_go_on_where_the_others_ended() {
                     lane.sender(sent).store(number, Relaxed);
                 }
             }
-            assert_eq!(recv(&mut receiving, &lane), Some(message));
+            assert_eq!(recv(&receiving, &lane), Some(message));
             number += 1;
         }
         // Killed after the head was stored, before the count.
@@ -156,7 +156,7 @@ fn what_no_honest_sender_writes_is_corrupt() {
         header_of(PADDING, CAPACITY, 0, 0),
     ] {
         let lane = lane();
-        let (mut receiving, _) = Receiving::resume(&lane).unwrap();
+        let (receiving, _) = Receiving::resume(&lane).unwrap();
         lane.word(0).store(header, Relaxed);
         assert_eq!(receiving.peek(&lane), Err(Corrupt), "{header:#x}");
         // Nothing was consumed.
@@ -164,7 +164,7 @@ fn what_no_honest_sender_writes_is_corrupt() {
     }
     // Padding twice in a row; and a number out of order in a flow.
     let lane = lane();
-    let (mut receiving, _) = Receiving::resume(&lane).unwrap();
+    let (receiving, _) = Receiving::resume(&lane).unwrap();
     lane.word(0).store(header_of(PADDING, CAPACITY - HEADER, 0, 0), Relaxed);
     assert_eq!(receiving.peek(&lane), Err(Corrupt));
 }
@@ -177,8 +177,8 @@ fn what_no_honest_receiver_writes_is_corrupt() {
         assert_eq!(Sending::resume(&lane).map(|s| s.tail()), Err(Corrupt), "{head}");
     }
     let lane = lane();
-    let mut sending = Sending::resume(&lane).unwrap();
-    while send(&mut sending, &lane, &[1; 100]).is_ok() {}
+    let sending = Sending::resume(&lane).unwrap();
+    while send(&sending, &lane, &[1; 100]).is_ok() {}
     for head in [sending.tail() + 8, u64::MAX, u64::MAX - CAPACITY] {
         lane.receiver(ReceiverField::Head).store(head, Relaxed);
         assert_eq!(sending.reserve(&lane, 100), Err(NoRoom::Corrupt), "{head}");
