@@ -98,7 +98,9 @@ struct Layout {
     flags: AtomicU32,
     /// The inode of the pid namespace of its creator.
     namespace: AtomicU64,
-    reserved: AtomicU64,
+    /// For what is built on the mutex: see [`Mutex::beside`].
+    beside: AtomicU32,
+    reserved: AtomicU32,
 }
 
 const _: () = {
@@ -106,7 +108,8 @@ const _: () = {
     assert!(offset_of!(Layout, magic) == 40);
     assert!(offset_of!(Layout, flags) == 44);
     assert!(offset_of!(Layout, namespace) == 48);
-    assert!(offset_of!(Layout, reserved) == 56);
+    assert!(offset_of!(Layout, beside) == 56);
+    assert!(offset_of!(Layout, reserved) == 60);
     assert!(size_of::<Layout>() == 64);
 };
 
@@ -167,6 +170,7 @@ impl Options {
         }
         fields.flags.store(if self.inherits { INHERITS } else { 0 }, Ordering::Relaxed);
         fields.namespace.store(namespace, Ordering::Relaxed);
+        fields.beside.store(0, Ordering::Relaxed);
         fields.reserved.store(0, Ordering::Relaxed);
         // Whoever sees the magic number sees the rest.
         fields.magic.store(MAGIC, Ordering::Release);
@@ -269,6 +273,18 @@ impl Mutex {
         // SAFETY: inside the map and aligned, checked by `place`; mapped as long as `self`, which has
         // the map. All fields are atomic.
         unsafe { self.layout.as_ref() }
+    }
+
+    /// 0 while nobody has it.
+    #[inline]
+    pub(super) fn word(&self) -> &AtomicU32 {
+        &self.layout().node.word
+    }
+
+    /// A word in the same cache line, of which the mutex knows nothing; 0 in a new one.
+    #[inline]
+    pub(super) fn beside(&self) -> &AtomicU32 {
+        &self.layout().beside
     }
 
     #[inline]
@@ -385,14 +401,28 @@ impl Mutex {
         thread.end();
     }
 
+    /// What the drop of a guard does; before that, where the calling thread has the lock, `last`.
+    #[inline(always)]
+    pub(super) fn unlock_held(&self, last: impl FnOnce()) {
+        let held = self.held.load(Ordering::Relaxed);
+        match Thread::of_generation((held >> 32) as u32) {
+            Some(thread) if held == thread.id() => {
+                last();
+                self.unlock(thread);
+            }
+            _ => self.unlock_last(held, last),
+        }
+    }
+
     /// Where more is to do, or nothing: in a forked child the thread has not got it, its parent has.
     #[cold]
     #[inline(never)]
-    fn unlock_last(&self, held: u64) {
+    fn unlock_last(&self, held: u64, last: impl FnOnce()) {
         let Ok(thread) = Thread::current() else { return };
         if held & !DIED != thread.id() {
             return;
         }
+        last();
         if held & DIED != 0 {
             self.core().give_up();
         }
@@ -485,12 +515,7 @@ impl<'a> Guard<'a> {
 impl Drop for Guard<'_> {
     #[inline]
     fn drop(&mut self) {
-        let mutex = self.mutex;
-        let held = mutex.held.load(Ordering::Relaxed);
-        match Thread::of_generation((held >> 32) as u32) {
-            Some(thread) if held == thread.id() => mutex.unlock(thread),
-            _ => mutex.unlock_last(held),
-        }
+        self.mutex.unlock_held(|| ());
     }
 }
 

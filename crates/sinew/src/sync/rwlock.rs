@@ -51,7 +51,8 @@
 //!
 //! # Costs
 //! Where nobody contends, no system call: to read, an atomic operation each way; to write, those of the mutex,
-//! and a look at each place.
+//! and a look at each place, which is a cache line: a nanosecond for three while they are near, and tens for
+//! one that a reader on another CPU has used. So do not ask for many more places than there will be readers.
 //!
 //! # Where it can be, and whom to trust
 //! As for the [`mutex`](crate::mutex): in any shared, writable [`Mapping`], [`size`] bytes from a multiple
@@ -62,6 +63,8 @@
 
 use std::cell::Cell;
 use std::fmt;
+use std::marker::PhantomData;
+use std::mem::ManuallyDrop;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering, compiler_fence};
 
@@ -73,7 +76,7 @@ use crate::mechanism::Mechanism;
 use crate::mutex::{self, Mutex};
 use crate::wait::word::{self, Entry};
 use crate::wait::{Locks, Wait};
-use core::{CLOSED, Drained, Entered, OPEN, Places, WRITING};
+use core::{Drained, Entered, OPEN, PASSING, Places, WRITING};
 
 mod core;
 
@@ -84,7 +87,8 @@ pub const MOST: u32 = 64;
 /// Where one may begin in a map: at a multiple of this.
 pub const ALIGN: usize = place::SIZE;
 
-// The head is laid out as a place is, without being one: the gate is its word, and these are its own.
+// The head is laid out as a place is, without being one: these are the words that a lock has of its own. The
+// gate is not here but beside the mutex: who wants one of them wants both.
 const MAGIC_OWN: usize = 0;
 const READERS_OWN: usize = 1;
 const NAMESPACE_OWN: usize = 2;
@@ -106,7 +110,6 @@ pub const fn size(readers: u32) -> usize {
 ///
 /// It keeps the mapping. Threads share it by reference; every process opens its own.
 pub struct RwLock {
-    head: Row,
     places: Row,
     mutex: Mutex,
     /// That of the lock, read when it was opened; and the generation of the process in which it was compared.
@@ -135,12 +138,12 @@ impl RwLock {
         let namespace = namespace("create", offset)?;
         places.all().for_each(|place| place.word().store(0, Ordering::Relaxed));
         let own = head.get(0);
-        own.word().store(OPEN, Ordering::Relaxed);
+        mutex.beside().store(OPEN, Ordering::Relaxed);
         own.own(READERS_OWN).store(readers, Ordering::Relaxed);
         own.own(NAMESPACE_OWN).store(namespace, Ordering::Relaxed);
         // Whoever sees the magic number sees the rest.
         own.own(MAGIC_OWN).store(MAGIC, Ordering::Release);
-        Ok(Self { head, places, mutex, namespace, compared: AtomicU32::new(0) })
+        Ok(Self { places, mutex, namespace, compared: AtomicU32::new(0) })
     }
 
     /// Opens the lock that was made at `offset` of the object.
@@ -164,7 +167,7 @@ impl RwLock {
         let namespace = own.own(NAMESPACE_OWN).load(Ordering::Relaxed);
         let places = places_at(map, offset, readers, "open")?;
         let mutex = Mutex::open_in(map, offset + MUTEX_AT)?;
-        Ok(Self { head, places, mutex, namespace, compared: AtomicU32::new(0) })
+        Ok(Self { places, mutex, namespace, compared: AtomicU32::new(0) })
     }
 
     /// To read: with many others.
@@ -196,7 +199,7 @@ impl RwLock {
 
     #[inline]
     fn gate(&self) -> &AtomicU32 {
-        self.head.get(0).word()
+        self.mutex.beside()
     }
 
     /// This thread, if it may lock: in the right pid namespace.
@@ -252,8 +255,8 @@ impl RwLock {
             Err(LockError::OwnerDied(recovery)) => match self.gate().load(Ordering::Relaxed) {
                 WRITING => Ok(Turn::Died(recovery)),
                 // It was about to, or had done, or it was a reader: nothing is half-done.
-                OPEN | CLOSED => {
-                    self.gate().store(OPEN, Ordering::Release);
+                OPEN | PASSING => {
+                    self.gate().store(OPEN, Ordering::SeqCst);
                     Ok(Turn::Clean(recovery.repaired()))
                 }
                 _ => Err(LockError::Corrupt),
@@ -276,7 +279,7 @@ impl RwLock {
         }
         match self.turn(wait, &here)? {
             Turn::Clean(turn) => {
-                let index = match core::claim(&here, tid, NEAR.get()) {
+                let index = match core::pass(&here, tid, NEAR.get()) {
                     Some(index) => index,
                     None => self.await_place(&here, tid, wait)?,
                 };
@@ -297,14 +300,33 @@ impl RwLock {
         }
     }
 
-    /// Waits until a place is free. The caller has the mutex; the gate is closed meanwhile, so that
-    /// nobody comes in between.
+    /// Writes, after a look that found the mutex or a place taken.
+    #[cold]
+    fn write_in_turn<'a>(
+        &'a self,
+        locked: Result<mutex::Guard<'a>, LockError<mutex::Recovery<'a>>>,
+        wait: Wait<'_>,
+    ) -> Result<WriteGuard<'a>, LockError<WriteRecovery<'a>>> {
+        let here = Here { lock: self, thread: self.thread()? };
+        let turn = match self.turn_of(locked, wait, &here)? {
+            Turn::Clean(turn) => turn,
+            Turn::Died(turn) => {
+                return Err(LockError::OwnerDied(WriteRecovery { lock: self, turn }));
+            }
+        };
+        match core::drain(&here, here.thread.tid(), wait)? {
+            Drained::Empty => Ok(WriteGuard::new(self, turn)),
+            Drained::Deadlock => Err(LockError::Deadlock),
+            Drained::Corrupt => Err(LockError::Corrupt),
+        }
+    }
+
+    /// Waits until a place is free. The caller has the mutex, so that nobody comes in between.
     #[cold]
     fn await_place(&self, here: &Here<'_>, tid: u32, wait: Wait<'_>) -> Result<u32, Stop> {
-        self.gate().store(CLOSED, Ordering::SeqCst);
-        let found = loop {
+        loop {
             if let Some(index) = core::claim(here, tid, 0) {
-                break Ok(index);
+                return Ok(index);
             }
             let mut watched = Vec::with_capacity(self.places() as usize);
             for place in self.places.all().take(self.places() as usize) {
@@ -323,12 +345,8 @@ impl RwLock {
             if watched.len() < self.places() as usize {
                 continue;
             }
-            if let Err(stop) = word::sleep_on_any(&watched, wait) {
-                break Err(stop);
-            }
-        };
-        self.gate().store(OPEN, Ordering::Release);
-        found
+            word::sleep_on_any(&watched, wait)?;
+        }
     }
 }
 
@@ -351,6 +369,11 @@ struct Here<'a> {
 
 impl Places for Here<'_> {
     type Word = AtomicU32;
+
+    #[inline]
+    fn turn(&self) -> &AtomicU32 {
+        self.lock.mutex.word()
+    }
 
     #[inline]
     fn gate(&self) -> &AtomicU32 {
@@ -433,26 +456,19 @@ impl<'a> Locks for Writer<'a> {
     where
         Self: 'b;
 
-    #[inline]
+    // Always inlined, as that of the mutex.
+    #[inline(always)]
     fn lock_wait(&self, wait: Wait<'_>) -> Result<WriteGuard<'a>, LockError<WriteRecovery<'a>>> {
         let lock = self.lock;
-        let thread = lock.thread()?;
-        let here = Here { lock, thread };
-        let turn = match lock.turn(wait, &here)? {
-            Turn::Clean(turn) => turn,
-            Turn::Died(turn) => {
-                return Err(LockError::OwnerDied(WriteRecovery { lock, turn, thread }));
+        let locked = lock.mutex.try_lock();
+        if let Ok(turn) = locked {
+            let open = lock.gate().load(Ordering::Relaxed) == OPEN;
+            if open && core::is_empty(lock.places.all().map(Place::word)) {
+                return Ok(WriteGuard::new(lock, turn));
             }
-        };
-        match core::drain(&here, thread.tid(), wait)? {
-            Drained::Empty => {}
-            Drained::Deadlock => return Err(LockError::Deadlock),
-            Drained::Corrupt => return Err(LockError::Corrupt),
+            return lock.write_in_turn(Ok(turn), wait);
         }
-        // From here on a death leaves something half-done: before anything is done.
-        lock.gate().store(WRITING, Ordering::Release);
-        compiler_fence(Ordering::SeqCst);
-        Ok(WriteGuard { lock, thread, _turn: turn })
+        lock.write_in_turn(locked, wait)
     }
 }
 
@@ -486,16 +502,27 @@ impl Drop for ReadGuard<'_> {
 }
 
 /// Writes until dropped, by the thread that locked.
+// One word wide, as that of the mutex: it stands for a guard of that.
 #[derive(Debug)]
 #[must_use = "dropped, it unlocks"]
 pub struct WriteGuard<'a> {
     lock: &'a RwLock,
-    thread: Thread,
-    /// Unlocked after the gate is open: fields are dropped after `drop`.
-    _turn: mutex::Guard<'a>,
+    /// Not Send: the kernel knows who writes, and only that thread can end it.
+    stays: PhantomData<*const ()>,
 }
 
 impl<'a> WriteGuard<'a> {
+    /// The caller has the mutex of `lock`, and nobody reads.
+    #[inline(always)]
+    fn new(lock: &'a RwLock, turn: mutex::Guard<'a>) -> Self {
+        // From here on a death leaves something half-done: before anything is done.
+        lock.gate().store(WRITING, Ordering::Release);
+        compiler_fence(Ordering::SeqCst);
+        // `drop` unlocks instead.
+        let _ = ManuallyDrop::new(turn);
+        Self { lock, stays: PhantomData }
+    }
+
     /// What it holds.
     #[must_use]
     pub const fn lock(&self) -> &'a RwLock {
@@ -506,10 +533,9 @@ impl<'a> WriteGuard<'a> {
 impl Drop for WriteGuard<'_> {
     #[inline]
     fn drop(&mut self) {
-        if place::is_current(self.thread) {
-            // Partner: the look of `core::enter`.
-            self.lock.gate().store(OPEN, Ordering::Release);
-        }
+        let RwLock { mutex, .. } = self.lock;
+        // In a forked child nothing happens: its parent writes.
+        mutex.unlock_held(|| self.lock.gate().store(OPEN, Ordering::Release));
     }
 }
 
@@ -519,13 +545,12 @@ impl Drop for WriteGuard<'_> {
 pub struct WriteRecovery<'a> {
     lock: &'a RwLock,
     turn: mutex::Recovery<'a>,
-    thread: Thread,
 }
 
 impl<'a> WriteRecovery<'a> {
     /// Says that what is guarded is sound again.
     pub fn repaired(self) -> WriteGuard<'a> {
-        WriteGuard { lock: self.lock, thread: self.thread, _turn: self.turn.repaired() }
+        WriteGuard::new(self.lock, self.turn.repaired())
     }
 }
 
@@ -541,7 +566,7 @@ impl<'a> ReadRecovery<'a> {
     /// Says that what is guarded is sound again: others may read now too.
     pub fn repaired(self) -> ReadGuard<'a> {
         if place::is_current(self.guard.thread) {
-            self.guard.lock.gate().store(OPEN, Ordering::Release);
+            self.guard.lock.gate().store(OPEN, Ordering::SeqCst);
         }
         drop(self.turn.repaired());
         self.guard

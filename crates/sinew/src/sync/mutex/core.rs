@@ -14,7 +14,7 @@
 //! repair is the same again. `state` says that nobody repaired; everybody who comes to have the word
 //! finds that, releases it and so wakes the next.
 
-use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release, SeqCst};
 use std::time::Duration;
 
 use crate::error::Stop;
@@ -29,6 +29,9 @@ mod models;
 const SOUND: u32 = 0;
 /// `state`: an owner died and nobody repaired what it left.
 const NOT_RECOVERABLE: u32 = 1;
+
+/// How often it is paused at most from one look at the word to the next.
+const LONGEST_PAUSE: u32 = 32;
 
 /// How long an heir is waited for.
 const COURTESY: Duration = Duration::from_millis(10);
@@ -84,7 +87,9 @@ impl<W: Word> Core<'_, W> {
     /// Takes the word if nobody has it and nobody is asleep. `state` has to follow.
     #[inline(always)]
     pub(super) fn take_free(&self, me: u32) -> bool {
-        self.word.compare_exchange(0, me, Acquire, Relaxed).is_ok()
+        // SeqCst, here and in `take_turn`: who has the lock may look at what others did who look at
+        // the word, as a rwlock does.
+        self.word.compare_exchange(0, me, SeqCst, Relaxed).is_ok()
     }
 
     pub(super) fn lock(&self, me: u32, wait: Wait<'_>, host: &impl Host) -> Result<Taken, Refused> {
@@ -168,6 +173,7 @@ impl<W: Word> Core<'_, W> {
         slept: &mut bool,
     ) -> Result<Taken, Refused> {
         let mut spins = host.spins();
+        let mut pauses = 1;
         let mut sleeps = 0;
         let mut left_to = 0;
         loop {
@@ -190,7 +196,7 @@ impl<W: Word> Core<'_, W> {
                 if seen & OWNER_DIED != 0 && cfg!(sabotage = "mutex-forget-sleepers-of-dead") {
                     new &= !WAITERS;
                 }
-                if self.word.compare_exchange(seen, new, Acquire, Relaxed).is_err() {
+                if self.word.compare_exchange(seen, new, SeqCst, Relaxed).is_err() {
                     continue;
                 }
                 self.disinherit(me);
@@ -207,8 +213,12 @@ impl<W: Word> Core<'_, W> {
                 return Err(Refused::Stop(Stop::WouldBlock));
             }
             if seen & WAITERS == 0 && spins > 0 {
-                spins -= 1;
-                W::spin();
+                // Each look takes the cache line away from the owner, so they come less and less often.
+                for _ in 0..pauses.min(spins) {
+                    W::spin();
+                }
+                spins = spins.saturating_sub(pauses);
+                pauses = (2 * pauses).min(LONGEST_PAUSE);
                 continue;
             }
             if host.impatient(sleeps) {

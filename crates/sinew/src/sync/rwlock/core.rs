@@ -1,10 +1,14 @@
-//! Who may read and who may write, over [`Word`]s: a gate, and a place for each reader.
+//! Who may read and who may write, over [`Word`]s: a mutex that is not here, a gate, and a place for
+//! each reader.
 //!
-//! Writers come one at a time, through a mutex that is not here. The one who has it closes the gate
-//! and then waits at each place that is taken; a reader takes a place and then looks at the gate.
-//! Whatever the order, one of the two sees the other (both sides are SeqCst). A reader that finds the
-//! gate closed gives its place back and waits for the mutex like everybody else, so neither side
-//! starves the other.
+//! Writers come one at a time, through the mutex. The one who has it waits at each place that is taken;
+//! a reader takes a place and then looks whether somebody has the mutex. Whatever the order, one of
+//! the two sees the other (both sides are SeqCst). A reader that finds it taken gives its place back and
+//! waits for the mutex like everybody else, so neither side starves the other.
+//!
+//! The gate says what the one who has the mutex does. A reader that has it for its turn lets others in
+//! meanwhile, or they would keep each other out for ever without any writer. A writer leaves its mark there
+//! in case that it dies.
 //!
 //! A place is a robust word: when its reader dies the kernel puts the mark of the dead into it and
 //! wakes the writer that sleeps there. Only the one who has the mutex ever sleeps on places.
@@ -17,10 +21,10 @@ use crate::sync::word::Word;
 use crate::wait::Wait;
 use crate::wait::word::Change;
 
-/// Readers may come in.
+/// Readers may come in while nobody has the mutex.
 pub(super) const OPEN: u32 = 0;
-/// Whoever has the mutex keeps readers out, and has changed nothing yet.
-pub(super) const CLOSED: u32 = 1;
+/// Whoever has the mutex reads: others may come in all the same.
+pub(super) const PASSING: u32 = 1;
 /// Whoever has the mutex writes.
 pub(super) const WRITING: u32 = 2;
 
@@ -32,7 +36,10 @@ pub(super) trait Places {
     /// What they are.
     type Word: Word;
 
-    /// [`OPEN`], [`CLOSED`] or [`WRITING`].
+    /// The word of the mutex: 0 while nobody has it.
+    fn turn(&self) -> &Self::Word;
+
+    /// [`OPEN`], [`PASSING`] or [`WRITING`].
     fn gate(&self) -> &Self::Word;
 
     /// How many readers there is a place for.
@@ -76,23 +83,55 @@ pub(super) enum Drained {
     Corrupt,
 }
 
-/// Comes in to read, if the gate is open. `near` is the place to look at first.
+/// Comes in to read, if nobody writes or is about to. `near` is the place to look at first.
 #[inline]
 pub(super) fn enter<P: Places>(places: &P, tid: u32, near: u32) -> Entered {
-    match places.gate().load(Ordering::Relaxed) {
-        OPEN => {}
-        CLOSED | WRITING => return Entered::Closed,
-        _ => return Entered::Corrupt,
+    match look(places, Ordering::Relaxed) {
+        Look::Open => {}
+        Look::Closed => return Entered::Closed,
+        Look::Corrupt => return Entered::Corrupt,
     }
     let Some(index) = claim(places, tid, near) else { return Entered::Full };
     P::Word::settle();
-    // A writer that closes the gate sees the place, or this sees the gate. Unchecked: without this
-    // second look both can be in.
-    if places.gate().load(Ordering::SeqCst) != OPEN && !cfg!(sabotage = "rwlock-unchecked") {
+    // A writer that comes sees the place, or this sees the writer. Unchecked: without this second look
+    // both can be in.
+    if look(places, Ordering::SeqCst) != Look::Open && !cfg!(sabotage = "rwlock-unchecked") {
         places.give_back(index, tid);
         return Entered::Closed;
     }
     Entered::At(index)
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Look {
+    Open,
+    Closed,
+    Corrupt,
+}
+
+/// Whether readers may come in. First the mutex, then the gate: one that a reader has opened before a
+/// writer came is not taken for open after that.
+#[inline]
+fn look<P: Places>(places: &P, order: Ordering) -> Look {
+    let had = places.turn().load(order) != 0;
+    match places.gate().load(order) {
+        OPEN if had => Look::Closed,
+        OPEN | PASSING => Look::Open,
+        WRITING => Look::Closed,
+        _ => Look::Corrupt,
+    }
+}
+
+/// The same for who has the mutex. Lets others in meanwhile.
+#[cold]
+pub(super) fn pass<P: Places>(places: &P, tid: u32, near: u32) -> Option<u32> {
+    // Whoever finds this has seen what the last writer did.
+    places.gate().store(PASSING, Ordering::SeqCst);
+    let index = claim(places, tid, near);
+    // SeqCst: whoever found the gate passing took a place before that, and the next writer, which has
+    // the mutex after this, sees the place.
+    places.gate().store(OPEN, Ordering::SeqCst);
+    index
 }
 
 /// Takes a place that is free or whose reader is dead, whatever the gate is.
@@ -125,27 +164,29 @@ pub(super) fn reads<P: Places>(places: &P, tid: u32) -> bool {
     (0..places.all()).any(|i| places.place(i).load(Ordering::Relaxed) & TID_MASK == tid)
 }
 
-/// Closes the gate and waits until nobody reads; the caller has the mutex. Where that fails the gate is
-/// open again.
+/// Whether nobody reads. These are all places, and the caller has the mutex.
 #[inline]
+pub(super) fn is_empty<'a, W: Word + 'a>(places: impl Iterator<Item = &'a W>) -> bool {
+    W::settle();
+    // Partner: the release in `leave`. No branch for each: all are looked at nearly always.
+    places.fold(0, |any, word| any | word.load(Ordering::SeqCst)) == 0
+        // Not waited for: whoever reads is not seen.
+        || cfg!(sabotage = "rwlock-undrained")
+}
+
+/// Waits until nobody reads; the caller has the mutex.
 pub(super) fn drain<P: Places>(places: &P, tid: u32, wait: Wait<'_>) -> Result<Drained, Stop> {
-    places.gate().store(CLOSED, Ordering::SeqCst);
-    P::Word::settle();
+    if is_empty((0..places.all()).map(|index| places.place(index))) {
+        return Ok(Drained::Empty);
+    }
+    // To wait for others first would not end it.
+    if reads(places, tid) {
+        return Ok(Drained::Deadlock);
+    }
     for index in 0..places.all() {
-        let word = places.place(index);
-        // Partner: the release in `leave`.
-        // Not waited for: the first look at a place is believed to be the last one's.
-        if word.load(Ordering::SeqCst) != 0 && !cfg!(sabotage = "rwlock-undrained") {
-            // To wait for others first would not end it.
-            let drained =
-                if reads(places, tid) { Ok(Drained::Deadlock) } else { drain_one(word, wait) };
-            match drained {
-                Ok(Drained::Empty) => {}
-                other => {
-                    places.gate().store(OPEN, Ordering::Release);
-                    return other;
-                }
-            }
+        match drain_one(places.place(index), wait)? {
+            Drained::Empty => {}
+            other => return Ok(other),
         }
     }
     Ok(Drained::Empty)
@@ -157,9 +198,11 @@ fn drain_one<W: Word>(word: &W, wait: Wait<'_>) -> Result<Drained, Stop> {
     loop {
         let seen = word.load(Ordering::SeqCst);
         let owner = seen & TID_MASK;
-        if owner == 0 {
-            // Free, or its reader is dead: what the kernel left there goes. Else somebody came, who is too
-            // late for the gate and gives it back at once.
+        if seen == 0 {
+            return Ok(Drained::Empty);
+        } else if owner == 0 {
+            // Its reader is dead: what the kernel left there goes. Else somebody came, who is too late and
+            // gives it back at once.
             let freed = word.compare_exchange(seen, 0, Ordering::SeqCst, Ordering::Relaxed);
             if freed.is_ok() {
                 return Ok(Drained::Empty);

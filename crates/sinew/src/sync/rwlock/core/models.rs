@@ -9,6 +9,7 @@ use crate::sync::word::model;
 
 /// A lock for two readers at a time, and what it guards.
 struct Model {
+    turn: model::Word,
     gate: model::Word,
     places: [model::Word; 2],
     mutex: Mutex<()>,
@@ -17,6 +18,10 @@ struct Model {
 
 impl Places for Model {
     type Word = model::Word;
+
+    fn turn(&self) -> &model::Word {
+        &self.turn
+    }
 
     fn gate(&self) -> &model::Word {
         &self.gate
@@ -47,6 +52,7 @@ impl Places for Model {
 impl Model {
     fn new() -> Arc<Self> {
         Arc::new(Self {
+            turn: model::Word::new(0),
             gate: model::Word::new(OPEN),
             places: [model::Word::new(0), model::Word::new(0)],
             mutex: Mutex::new(()),
@@ -59,10 +65,7 @@ impl Model {
         match enter(self, tid, 0) {
             Entered::At(index) => index,
             Entered::Closed | Entered::Full => {
-                let turn = self.mutex.lock().unwrap();
-                let index = claim(self, tid, 0).expect("a place for each");
-                drop(turn);
-                index
+                self.in_turn(tid, || pass(self, tid, 0).expect("a place for each"))
             }
             Entered::Corrupt => panic!("no rubbish here"),
         }
@@ -84,12 +87,22 @@ impl Model {
 
     /// As `RwLock::writer().lock()`, and its drop.
     fn write(&self, tid: u32) {
+        self.in_turn(tid, || {
+            assert_eq!(drain(self, tid, Wait::FOREVER), Ok(Drained::Empty));
+            self.gate.store(WRITING, Ordering::Release);
+            self.guarded.with_mut(|_| ());
+            self.gate.store(OPEN, Ordering::Release);
+        });
+    }
+
+    /// Has the mutex, whose word says so.
+    fn in_turn<T>(&self, tid: u32, inside: impl FnOnce() -> T) -> T {
         let turn = self.mutex.lock().unwrap();
-        assert_eq!(drain(self, tid, Wait::FOREVER), Ok(Drained::Empty));
-        self.gate.store(WRITING, Ordering::Release);
-        self.guarded.with_mut(|_| ());
-        self.gate.store(OPEN, Ordering::SeqCst);
+        self.turn.swap(tid, Ordering::SeqCst);
+        let done = inside();
+        self.turn.swap(0, Ordering::Release);
         drop(turn);
+        done
     }
 }
 
@@ -139,6 +152,28 @@ fn a_reader_and_two_writers_exclude_each_other() {
         lock.write(10);
         writer.join().unwrap();
         reader.join().unwrap();
+    });
+}
+
+#[test]
+fn a_reader_that_passes_lets_in_none_whom_a_writer_misses() {
+    bounded(|| {
+        let lock = Model::new();
+        let passes = {
+            let lock = Arc::clone(&lock);
+            thread::spawn(move || {
+                let index = lock.in_turn(11, || pass(&*lock, 11, 0).expect("a place for each"));
+                lock.guarded.with(|_| ());
+                lock.give_back(index, 11);
+            })
+        };
+        let reads = {
+            let lock = Arc::clone(&lock);
+            thread::spawn(move || lock.read(12))
+        };
+        lock.write(10);
+        passes.join().unwrap();
+        reads.join().unwrap();
     });
 }
 
