@@ -131,7 +131,7 @@ impl Memory for Lane {
         assert!(self.holds(position, bytes.len()), "reserved before");
         // SAFETY: inside of the records, checked above; no slice of them exists in this process, and they
         // are reserved for this message.
-        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), self.byte(position), bytes.len()) };
+        unsafe { copy(bytes.as_ptr(), self.byte(position), bytes.len()) };
     }
 
     #[inline]
@@ -139,36 +139,44 @@ impl Memory for Lane {
         assert!(self.holds(position, bytes.len()), "checked by the ring");
         // SAFETY: inside of the records, checked above; they are a committed message, which its sender leaves
         // alone until it is released.
-        unsafe { ptr::copy_nonoverlapping(self.byte(position), bytes.as_mut_ptr(), bytes.len()) };
+        unsafe { copy(self.byte(position), bytes.as_mut_ptr(), bytes.len()) };
     }
+}
 
+/// As `ptr::copy_nonoverlapping`, without a call for the sizes of small messages.
+///
+/// # Safety
+/// As for `ptr::copy_nonoverlapping`.
+#[inline]
+unsafe fn copy(from: *const u8, to: *mut u8, len: usize) {
+    /// Two pieces that overlap in the middle.
     #[inline]
-    fn expect_write(&self, position: u64) {
-        prefetch_to_write(self.byte(position));
+    unsafe fn two<const N: usize>(from: *const u8, to: *mut u8, len: usize) {
+        // From here the last `N` bytes.
+        let last = len - N;
+        let (from_last, to_last) = (from.wrapping_add(last), to.wrapping_add(last));
+        let (from, to) = (from.cast::<[u8; N]>(), to.cast::<[u8; N]>());
+        let (from_last, to_last) = (from_last.cast::<[u8; N]>(), to_last.cast::<[u8; N]>());
+        // SAFETY: `len` is at least `N`, by the caller; the rest is the caller's promise.
+        let first_piece = unsafe { from.read_unaligned() };
+        // SAFETY: as above.
+        let last_piece = unsafe { from_last.read_unaligned() };
+        // SAFETY: as above.
+        unsafe { to.write_unaligned(first_piece) };
+        // SAFETY: as above.
+        unsafe { to_last.write_unaligned(last_piece) };
+    }
+    match len {
+        // SAFETY: the caller's, and the length is at least that of a piece.
+        8..=16 => unsafe { two::<8>(from, to, len) },
+        // SAFETY: as above.
+        17..=32 => unsafe { two::<16>(from, to, len) },
+        // SAFETY: as above.
+        33..=64 => unsafe { two::<32>(from, to, len) },
+        // SAFETY: the caller's.
+        _ => unsafe { ptr::copy_nonoverlapping(from, to, len) },
     }
 }
-
-#[cfg(all(target_arch = "x86_64", not(miri)))]
-#[inline]
-fn prefetch_to_write(at: *const u8) {
-    // SAFETY: a prefetch faults on no address.
-    unsafe {
-        std::arch::asm!("prefetchw [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
-    }
-}
-
-#[cfg(all(target_arch = "aarch64", not(miri)))]
-#[inline]
-fn prefetch_to_write(at: *const u8) {
-    // SAFETY: a prefetch faults on no address.
-    unsafe {
-        std::arch::asm!("prfm pstl1keep, [{}]", in(reg) at, options(nostack, preserves_flags, readonly));
-    }
-}
-
-#[cfg(any(miri, not(any(target_arch = "x86_64", target_arch = "aarch64"))))]
-#[inline]
-fn prefetch_to_write(_at: *const u8) {}
 
 /// An address in a block of words, all of which are aligned.
 #[inline]

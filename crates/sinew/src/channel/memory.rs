@@ -47,9 +47,6 @@ pub(crate) trait Memory {
 
     /// Copies bytes from a position, as for [`write`](Self::write).
     fn read(&self, position: u64, bytes: &mut [u8]);
-
-    /// Tells the processor that the line at a position is written soon.
-    fn expect_write(&self, position: u64);
 }
 
 /// The words that a sender writes at each message.

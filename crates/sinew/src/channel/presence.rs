@@ -38,6 +38,13 @@ impl Seen {
         Self { presence, turn: word >> KINDS }
     }
 
+    /// Whether somebody is there who does not sleep: nothing has to be told, and nobody rung for.
+    #[inline]
+    pub(crate) fn is_at_work(side: &Side) -> bool {
+        let presence = side.word(SideField::Presence).load(Acquire);
+        presence & ((1 << KINDS) - 1) == 1 && side.word(SideField::Sleeping).load(Acquire) == 0
+    }
+
     /// Says so to the others, who may have to be rung for.
     pub(crate) fn say(self, side: &Side) {
         let kind = match self.presence {

@@ -43,6 +43,8 @@ pub(crate) const OVERHEAD: u64 = 2 * HEADER;
 /// The most bytes of records: a length has 32 bits.
 pub(crate) const MOST: u64 = 1 << 32;
 const LINE: u64 = 64;
+/// No position of a record.
+const NOWHERE: u64 = u64::MAX;
 
 /// The lane holds what no honest peer writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +113,8 @@ pub(crate) struct Sending {
     tail: Cell<u64>,
     /// Up to where the memory is known to be free.
     limit: Cell<u64>,
+    /// Where a word behind the tail is known to be zero.
+    zero: Cell<u64>,
     sent: Cell<u64>,
     bytes: Cell<u64>,
     capacity: u64,
@@ -138,6 +142,7 @@ impl Sending {
         let sending = Self {
             tail: Cell::new(tail),
             limit: Cell::new(0),
+            zero: Cell::new(NOWHERE),
             sent: Cell::new(sent),
             bytes: Cell::new(bytes),
             capacity,
@@ -215,6 +220,13 @@ impl Sending {
         Ok(Room { at: tail + HEADER, len })
     }
 
+    /// Whether the receiver's head has moved since the last look.
+    #[inline]
+    pub(crate) fn is_read<M: Memory>(&self, memory: &M) -> bool {
+        let head = memory.receiver(ReceiverField::Head).load(Relaxed);
+        head.wrapping_add(self.capacity) != self.limit.get()
+    }
+
     fn room_up_to(&self, position: u64) -> Result<(), NoRoom> {
         if position <= self.limit.get() {
             return Ok(());
@@ -251,7 +263,7 @@ impl Sending {
             memory.word(tail).store(header, Release);
         }
         // The word behind a committed record is zero. Published by the commit.
-        if !cfg!(sabotage = "ring-no-zero") {
+        if next != self.zero.get() && !cfg!(sabotage = "ring-no-zero") {
             memory.word(next).store(0, Relaxed);
         }
         if !late {
@@ -261,11 +273,21 @@ impl Sending {
         self.tail.set(next);
         self.sent.set(self.sent.get().wrapping_add(1));
         self.bytes.set(self.bytes.get().wrapping_add(len));
+        // Behind the next message, if that is as long: now, while nobody waits, so that the next commit has
+        // to wait for no other line than its own.
+        let behind = next + stride(len);
+        if behind < limit && !cfg!(sabotage = "ring-no-zero") {
+            memory.word(behind).store(0, Relaxed);
+            self.zero.set(behind);
+        }
         self.note(memory);
-        // The next message goes there, and the zero behind it: not while somebody waits for it, and not
-        // where the receiver still reads.
-        if next + 2 * LINE <= limit {
-            memory.expect_write(next + LINE);
+    }
+
+    /// Says that the bytes of a room are lent: they are written, whether they are sent or not.
+    #[inline]
+    pub(crate) fn lend(&self, room: &Room) {
+        if self.zero.get() < room.at + room.len {
+            self.zero.set(NOWHERE);
         }
     }
 
@@ -389,6 +411,12 @@ impl Receiving {
             self.count(&record)?;
         }
         Ok(Some(record))
+    }
+
+    /// Whether a record is there.
+    #[inline]
+    pub(crate) fn glance<M: Memory>(&self, memory: &M) -> bool {
+        memory.word(self.position.get()).load(Relaxed) != 0
     }
 
     /// Takes the number of the first message as it is.

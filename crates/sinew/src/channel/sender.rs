@@ -109,7 +109,9 @@ impl Sender {
             };
         }
         wait.check_interrupt_word().map_err(SendError::from)?;
-        if let Some(done) = spin::spin(&self.peer, || self.look(len)) {
+        if let Some(done) =
+            spin::spin(&self.peer, || self.ring.is_read(&self.lane), || self.look(len))
+        {
             return done;
         }
         let mut sleeps = self.sleeps.take();
@@ -185,6 +187,7 @@ impl Loans for Sender {
     #[inline]
     fn loan_wait(&mut self, len: usize, wait: Wait<'_>) -> Result<Loan<'_>, SendError> {
         let room = self.room(len, wait)?;
+        self.ring.lend(&room);
         Ok(Loan { sender: self, room, len })
     }
 }

@@ -12,8 +12,14 @@ const FOR: Duration = Duration::from_micros(20);
 /// How often it looks between two looks at the clock.
 const ROUND: u32 = 64;
 
-/// Looks as long as that may help: while `peer` was last seen on another CPU than this one.
-pub(super) fn spin<T>(peer: &Side, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+/// Looks as long as that may help: while `peer` was last seen on another CPU than this one. `glance` is the quick look
+/// between two whole ones: whether `look` would find something.
+#[inline]
+pub(super) fn spin<T>(
+    peer: &Side,
+    glance: impl Fn() -> bool,
+    mut look: impl FnMut() -> Option<T>,
+) -> Option<T> {
     // From here on this thread knows its CPU.
     let _ = robust::Thread::current();
     let elsewhere = || {
@@ -26,10 +32,13 @@ pub(super) fn spin<T>(peer: &Side, mut look: impl FnMut() -> Option<T>) -> Optio
     let mut end = None;
     loop {
         for _ in 0..ROUND {
-            if let Some(found) = look() {
-                return Some(found);
+            if glance() {
+                break;
             }
             spin_loop();
+        }
+        if let Some(found) = look() {
+            return Some(found);
         }
         let now = Instant::now();
         if now >= *end.get_or_insert(now + FOR) || !elsewhere() {
