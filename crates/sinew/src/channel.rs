@@ -46,9 +46,13 @@
 
 mod bell;
 mod fence;
+#[allow(dead_code, reason = "who attaches by name uses it")]
+mod folder;
 mod lane;
 mod layout;
 mod memory;
+#[allow(dead_code, reason = "who attaches by name uses it")]
+mod name;
 mod options;
 mod presence;
 mod receiver;

@@ -1,0 +1,103 @@
+//! Who has a name.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use rustix::io::Errno;
+
+use super::{Name, identity};
+use crate::error::{Error, ErrorKind, Result};
+use crate::fork::Origin;
+use crate::mechanism::Mechanism;
+use crate::unix::{Seqpacket, SeqpacketListener};
+use crate::wait::{Accepts, Locks, Wait};
+
+/// How long the removal of a name waits for a process that takes one.
+const PATIENCE: Duration = Duration::from_millis(100);
+
+/// Listens under a name. Dropped, it removes the name, if it still is its own, and only in the process
+/// that took it. After `kill -9` the name stays, stale.
+#[derive(Debug)]
+pub(crate) struct Listener {
+    name: Name,
+    /// Never blocking.
+    socket: SeqpacketListener,
+    /// The file of the socket, which stays the only one with this number while the socket is open.
+    identity: (u64, u64),
+    origin: Origin,
+}
+
+impl Listener {
+    pub(super) fn new(name: Name, bound: SeqpacketListener, identity: (u64, u64)) -> Self {
+        // The path that it was bound to is not that of its name: it is removed here.
+        let socket = SeqpacketListener::from(OwnedFd::from(bound));
+        Self { name, socket, identity, origin: Origin::here() }
+    }
+
+    /// The name that it was taken by.
+    pub(crate) fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// A connection that was made, if there is one. Never waits. Whoever only looks who holds the name
+    /// connects too, and closes at once.
+    ///
+    /// # Errors
+    /// `LimitReached` if no descriptor is left: the connection waits on. `Forked` in a forked child.
+    pub(crate) fn accept(&self) -> Result<Option<Seqpacket>> {
+        if !self.origin.is_here() {
+            return Err(Error::new(ErrorKind::Forked, "accept")
+                .on(Mechanism::Channel)
+                .object(self.name.quoted())
+                .because("the name is that of the process that forked this one"));
+        }
+        match self.socket.accept_wait(Wait::NEVER) {
+            Ok(connection) => Ok(Some(connection)),
+            Err(error) if error.kind() == ErrorKind::WouldBlock => Ok(None),
+            Err(error) => Err(error.on(Mechanism::Channel).object(self.name.quoted())),
+        }
+    }
+
+    /// Whether newcomers find it: the name was not removed, and no other has it. One that is not in
+    /// place is dropped and [claimed](Name::claim) anew.
+    ///
+    /// # Errors
+    /// What the file system says.
+    pub(crate) fn is_in_place(&self) -> Result<bool> {
+        match rustix::fs::lstat(self.name.path()) {
+            Ok(now) => Ok(identity(&now) == self.identity),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
+            Err(errno) => Err(self.name.failed("look at the name", errno)),
+        }
+    }
+
+    /// Removes the name. Nobody who keeps to the lock replaces that of a live socket; who removed it by
+    /// hand, so that another could take it, did so before the lock was had, or is not helped.
+    fn remove(&self) -> Result<()> {
+        let lock = self.name.folder.open().and_then(|dir| self.name.lock_of(&dir));
+        let lock = lock.ok();
+        // Without it, as where no descriptor is left, only a removal by hand in this moment is a race.
+        let _locked = lock.as_ref().map(|lock| lock.lock_wait(Wait::timeout(PATIENCE)));
+        if self.is_in_place()? {
+            let removed = rustix::fs::unlink(self.name.path());
+            removed.map_err(|errno| self.name.failed("remove the name", errno))?;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        if self.origin.is_here() {
+            // What cannot be removed is stale from here on, and harms nobody.
+            let _ = self.remove();
+        }
+    }
+}
+
+impl AsFd for Listener {
+    /// Readable when there is a connection to accept.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
