@@ -39,7 +39,7 @@ impl Lane {
     /// Lane number `index` of a channel of this shape, which was read from this map, or written to it.
     pub(crate) fn of(map: &Arc<Mapping>, shape: &Shape, index: u64) -> Self {
         let (words, records) = shape.lane_at(index);
-        assert!(shape.bytes() == map.len() as u64 && map.is_writable(), "the shape is the map's");
+        assert!(shape.bytes() <= map.len() as u64 && map.is_writable(), "the shape is the map's");
         let at = |offset| NonNull::new(map.as_mut_ptr().wrapping_add(offset)).expect("in the map");
         Self {
             map: Arc::clone(map),
@@ -219,7 +219,7 @@ impl Side {
     /// The words of receiver number `index` of a channel of this shape, which was read from this map, or
     /// written to it.
     pub(crate) fn of_receiver(map: &Arc<Mapping>, shape: &Shape, index: u64) -> Self {
-        assert!(shape.bytes() == map.len() as u64 && map.is_writable(), "the shape is the map's");
+        assert!(shape.bytes() <= map.len() as u64 && map.is_writable(), "the shape is the map's");
         let at = map.as_mut_ptr().wrapping_add(shape.receiver_at(index));
         Self { _map: Arc::clone(map), base: NonNull::new(at).expect("in the map") }
     }

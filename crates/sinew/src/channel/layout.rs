@@ -116,9 +116,14 @@ impl Shape {
             && self.capacity <= ring::MOST
     }
 
-    /// Writes the header of a new channel. The memory is all zeros, and nobody else has it.
+    /// Makes a new channel in memory that nobody else uses: all is zero but the header.
     pub(crate) fn write(&self, map: &Mapping) -> Result<()> {
         debug_assert!(self.is_possible(), "checked where it was made");
+        let heads = (0..self.lanes).map(|lane| self.lane_at(lane).1);
+        for at in (0..self.records_at() as usize).step_by(8).chain(heads) {
+            let word = map.atomic_u64_at(at).ok_or_else(|| wrong("its memory is too short"))?;
+            word.store(0, Ordering::Release);
+        }
         let words = self.words();
         for (index, value) in words.into_iter().enumerate() {
             let at = (index + 1) * 8;
@@ -150,7 +155,6 @@ impl Shape {
     }
 
     /// Reads a header, each word once, and checks it against the map.
-    #[cfg_attr(not(test), expect(dead_code, reason = "who attaches by name reads it"))]
     pub(crate) fn read(map: &Mapping) -> Result<Self> {
         let word = |at| map.load_u64_at(at).unwrap_or(0);
         if word(MAGIC_AT) != MAGIC {
@@ -171,7 +175,7 @@ impl Shape {
         };
         // First whether it is possible: else its size may overflow.
         let sound = shape.is_possible()
-            && shape.bytes() == map.len() as u64
+            && shape.bytes() <= map.len() as u64
             && word(SIZE_AT) == shape.bytes()
             && word(CHECK_AT) == hash(&shape.words());
         if sound { Ok(shape) } else { Err(wrong("its header is damaged")) }

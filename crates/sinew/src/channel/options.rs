@@ -87,6 +87,49 @@ impl Options {
         Ok((sender, receiver))
     }
 
+    /// How much memory the channel takes, in bytes.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a capacity or a number of senders that cannot be.
+    pub fn bytes(self) -> Result<u64> {
+        Ok(self.shape()?.bytes())
+    }
+
+    /// Makes a channel in memory that was shared some other way, whatever is there: from the beginning of the map, which
+    /// nobody else uses yet. Ends are attached by [`Sender::open_in`] and [`Receiver::open_in`]. There is no name, and nobody
+    /// is told of deaths but by [`Receiver::sender_died`] and [`Sender::receiver_died`].
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    /// use sinew::channel::{Options, Receiver, Sender};
+    /// use sinew::memfd;
+    /// use sinew::wait::{Receives, Sends};
+    ///
+    /// let options = Options::stream().capacity(4096);
+    /// let map = Arc::new(memfd::Options::new().create("example", options.bytes()?)?.map()?);
+    /// options.create_in(&map)?;
+    /// // SAFETY: nobody else has the memory.
+    /// let receiver = unsafe { Receiver::open_in(&map) }?;
+    /// // SAFETY: as above.
+    /// let sender = unsafe { Sender::open_in(&map, 0) }?;
+    /// sender.send(b"hello").unwrap();
+    /// assert_eq!(receiver.recv(&mut [0; 16]), Ok(5));
+    /// # Ok::<(), sinew::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`InvalidInput`](ErrorKind::InvalidInput) as for [`bytes`](Self::bytes), or if the map is too short or
+    /// private; [`PermissionDenied`](ErrorKind::PermissionDenied) if it is read-only.
+    pub fn create_in(self, map: &Arc<Mapping>) -> Result<()> {
+        let shape = self.shape()?;
+        usable(map, "create")?;
+        if shape.bytes() > map.len() as u64 {
+            let (takes, has) = (shape.bytes(), map.len());
+            return Err(invalid(format!("it takes {takes} bytes, and the map has {has}")));
+        }
+        shape.write(map)
+    }
+
     fn make(self, label: &str) -> Result<(Arc<Mapping>, Shape)> {
         let shape = self.shape()?;
         let memfd = memfd::Options::new().create(label, shape.bytes())?;
@@ -129,13 +172,39 @@ impl Options {
     }
 }
 
+/// Reads what channel is in a map, to attach to it.
+pub(super) fn open(map: &Arc<Mapping>) -> Result<Shape> {
+    usable(map, "open")?;
+    Shape::read(map)
+}
+
+impl Full {
+    /// As the header has it.
+    pub(super) const fn of(shape: &Shape) -> Self {
+        // A kind that this version does not know: whoever calls decides how long it waits.
+        if shape.full == 1 { Self::Fail } else { Self::Block }
+    }
+}
+
+fn usable(map: &Mapping, operation: &'static str) -> Result<()> {
+    let error = |kind| Error::new(kind, operation).on(Mechanism::Channel);
+    if !map.is_shared() {
+        let why = "the map is private: no other process sees it";
+        return Err(error(ErrorKind::InvalidInput).because(why));
+    }
+    if !map.is_writable() {
+        return Err(error(ErrorKind::PermissionDenied).because("the map is read-only"));
+    }
+    Ok(())
+}
+
 #[cold]
 fn invalid(why: String) -> Error {
     Error::new(ErrorKind::InvalidInput, "create").on(Mechanism::Channel).because(why)
 }
 
 #[cold]
-fn damaged(_: Corrupt) -> Error {
+pub(super) fn damaged(_: Corrupt) -> Error {
     Error::new(ErrorKind::Mismatch, "attach")
         .on(Mechanism::Channel)
         .because("its memory is damaged")

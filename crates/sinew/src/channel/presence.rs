@@ -1,6 +1,6 @@
 //! Whether the one at a side is there: a word that it writes itself, and a survivor once it is proven dead.
 
-use std::sync::atomic::Ordering::{Acquire, Release};
+use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 use super::lane::{Side, SideField};
 
@@ -36,6 +36,16 @@ impl Seen {
             _ => Presence::Died,
         };
         Self { presence, turn: word >> KINDS }
+    }
+
+    /// Says that whoever is here is dead, as is proven. Nothing if nobody is, or no longer.
+    pub(crate) fn died(side: &Side) {
+        let word = side.word(SideField::Presence);
+        let seen = word.load(Acquire);
+        if seen & ((1 << KINDS) - 1) == 1 {
+            // Somebody else may have said so, and a successor be here already.
+            let _ = word.compare_exchange(seen, seen | 3, AcqRel, Relaxed);
+        }
     }
 
     /// Whether somebody is there who does not sleep: nothing has to be told, and nobody rung for.

@@ -4,17 +4,20 @@
 use std::cell::Cell;
 use std::fmt;
 use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::bell::{Rung, Sleeps};
 use super::fence::Fencing;
 use super::lane::{Lane, Side, SideField};
 use super::memory::{Memory, ReceiverField};
+use super::options;
 use super::presence::{Presence, Seen};
 use super::ring::{Corrupt, Receiving, Record};
 use super::spin;
-use crate::error::RecvError;
+use crate::error::{RecvError, Result};
 use crate::fork::Origin;
+use crate::mapping::Mapping;
 use crate::wait::{Borrows, Receives, Wait};
 
 /// The most messages that can be borrowed at a time, of one sender.
@@ -86,6 +89,34 @@ impl Receiver {
         Seen { presence: Presence::Here, turn }.say(&receiver.own);
         receiver.ends.iter().for_each(|end| end.sender.bell().ring());
         Ok(receiver)
+    }
+
+    /// Attaches to a channel that [`Options::create_in`](super::Options::create_in) made. It goes on where the last receiver
+    /// ended.
+    ///
+    /// # Errors
+    /// [`Mismatch`](crate::ErrorKind::Mismatch) if there is no channel, one of another version, or rubbish;
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if the map is private;
+    /// [`PermissionDenied`](crate::ErrorKind::PermissionDenied) if it is read-only.
+    ///
+    /// # Safety
+    /// As long as the channel is in use, every process that can write the memory uses it only as a channel of this library, and
+    /// nobody else receives from it.
+    pub unsafe fn open_in(map: &Arc<Mapping>) -> Result<Self> {
+        let shape = options::open(map)?;
+        let lanes = (0..shape.lanes).map(|index| Lane::of(map, &shape, index)).collect();
+        let own = Side::of_receiver(map, &shape, 0);
+        let fencing = Fencing::of(shape.kernel_fences);
+        Self::attach(lanes, own, fencing).map_err(options::damaged)
+    }
+
+    /// Says that the sender of a lane is dead: for whoever has proof of it, a pidfd that is readable. What waits
+    /// for it is woken.
+    pub fn sender_died(&self, lane: u32) {
+        if let Some(end) = self.ends.get(lane as usize) {
+            Seen::died(&end.sender);
+            self.own.bell().ring();
+        }
     }
 
     /// The next message, of whichever sender's turn it is.

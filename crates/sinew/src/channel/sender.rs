@@ -4,18 +4,21 @@
 use std::cell::Cell;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::bell::{Rung, Sleeps};
 use super::fence::Fencing;
 use super::lane::{Lane, Side, SideField};
 use super::memory::Memory;
-use super::options::Full;
+use super::options::{self, Full};
 use super::presence::{Presence, Seen};
 use super::ring::{Corrupt, NoRoom, Room, Sending};
 use super::spin;
-use crate::error::SendError;
+use crate::error::{Error, ErrorKind, Result, SendError};
 use crate::fork::Origin;
+use crate::mapping::Mapping;
+use crate::mechanism::Mechanism;
 use crate::wait::{Loans, Sends, Wait};
 
 /// The sending end of a channel. See the [module](super).
@@ -64,6 +67,37 @@ impl Sender {
         Seen { presence: Presence::Here, turn }.say(&sender.own);
         sender.peer.bell().ring();
         Ok(sender)
+    }
+
+    /// Attaches to a lane of a channel that [`Options::create_in`](super::Options::create_in) made: lane 0, and in a fan-in up
+    /// to one less than there can be senders. It goes on where the last sender of the lane ended.
+    ///
+    /// # Errors
+    /// [`Mismatch`](ErrorKind::Mismatch) if there is no channel, one of another version, or rubbish;
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if there is no such lane, or the map is private;
+    /// [`PermissionDenied`](ErrorKind::PermissionDenied) if it is read-only.
+    ///
+    /// # Safety
+    /// As long as the channel is in use, every process that can write the memory uses it only as a channel of this library, and
+    /// nobody else sends through this lane.
+    pub unsafe fn open_in(map: &Arc<Mapping>, lane: u32) -> Result<Self> {
+        let shape = options::open(map)?;
+        if u64::from(lane) >= shape.lanes {
+            let why = format!("lane {lane} of a channel with {}", shape.lanes);
+            let error = Error::new(ErrorKind::InvalidInput, "open").on(Mechanism::Channel);
+            return Err(error.because(why));
+        }
+        let peer = Side::of_receiver(map, &shape, 0);
+        let lane = Lane::of(map, &shape, u64::from(lane));
+        let (full, fencing) = (Full::of(&shape), Fencing::of(shape.kernel_fences));
+        Self::attach(lane, peer, full, fencing).map_err(options::damaged)
+    }
+
+    /// Says that the receiver is dead: for whoever has proof of it, a pidfd that is readable. What waits for
+    /// it is woken.
+    pub fn receiver_died(&self) {
+        Seen::died(&self.peer);
+        self.own.bell().ring();
     }
 
     /// How many messages were sent through this lane, by its former senders too: so one that comes back
@@ -137,7 +171,8 @@ impl Sender {
             Ok(room) => Some(Ok(room)),
             Err(NoRoom::Until(_)) => {
                 let left = Seen::at(&self.peer).presence == Presence::Left;
-                left.then_some(Err(SendError::Closed))
+                // It may have read all of it before it left.
+                (left && !self.ring.is_read(&self.lane)).then_some(Err(SendError::Closed))
             }
             Err(NoRoom::TooBig) => Some(Err(SendError::TooBig { limit: self.max_message() })),
             Err(NoRoom::Corrupt) => Some(Err(SendError::Corrupt)),
