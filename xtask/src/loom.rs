@@ -7,8 +7,8 @@ use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
-/// The cores that have models: `crates/sinew/src/sync/NAME`.
-const CORES: &[&str] = &["condvar", "mutex", "once", "posix_sem", "rwlock"];
+/// The cores that have models: modules of `crates/sinew/src/sync/`, and of `channel/`.
+const CORES: &[&str] = &["condvar", "mutex", "once", "posix_sem", "rwlock", "slot"];
 
 /// `cargo xtask loom [FILTER]`.
 pub(crate) fn command(root: &Path, filter: &[&str]) -> ExitCode {

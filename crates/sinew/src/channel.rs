@@ -50,6 +50,8 @@ mod fence;
 mod folder;
 mod lane;
 mod layout;
+#[allow(dead_code, reason = "who attaches by name uses it")]
+mod member;
 mod memory;
 #[allow(dead_code, reason = "who attaches by name uses it")]
 mod name;

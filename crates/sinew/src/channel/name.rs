@@ -532,7 +532,7 @@ fn has_ended(pidfd: &OwnedFd) -> bool {
 }
 
 /// Who the holder is, for people.
-fn held_by(connection: &Connection) -> String {
+pub(super) fn held_by(connection: &Connection) -> String {
     match connection.socket.peer_credentials().map(|peer| peer.pid()) {
         Ok(Some(pid)) => format!("held by {pid}{}", stopped(pid)),
         _ => "held by a process of another pid namespace".to_owned(),

@@ -25,13 +25,21 @@ pub(crate) struct Listener {
     /// The file of the socket, which stays the only one with this number while the socket is open.
     identity: (u64, u64),
     origin: Origin,
+    /// Whether the name is left where it is.
+    passed: bool,
 }
 
 impl Listener {
     pub(super) fn new(name: Name, bound: SeqpacketListener, identity: (u64, u64)) -> Self {
         // The path that it was bound to is not that of its name: it is removed here.
         let socket = SeqpacketListener::from(OwnedFd::from(bound));
-        Self { name, socket, identity, origin: Origin::here() }
+        Self { name, socket, identity, origin: Origin::here(), passed: false }
+    }
+
+    /// Does not remove the name when it is dropped: another process [replaces](Name::replace) it, which
+    /// was told to.
+    pub(crate) fn pass(&mut self) {
+        self.passed = true;
     }
 
     /// The name that it was taken by.
@@ -88,7 +96,7 @@ impl Listener {
 
 impl Drop for Listener {
     fn drop(&mut self) {
-        if self.origin.is_here() {
+        if self.origin.is_here() && !self.passed {
             // What cannot be removed is stale from here on, and harms nobody.
             let _ = self.remove();
         }
