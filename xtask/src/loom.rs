@@ -1,4 +1,4 @@
-//! The lock cores under loom: their `models` run in every interleaving that the memory model allows.
+//! The cores of locks and channels under loom: their `models` run in every interleaving that the memory model allows.
 //! A core without models, or with models that did not run, fails the check, and so does a core that
 //! the list does not name.
 
@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
 /// The cores that have models: modules of `crates/sinew/src/sync/`, and of `channel/`.
-const CORES: &[&str] = &["condvar", "mutex", "once", "posix_sem", "rwlock", "slot"];
+const CORES: &[&str] = &["bell", "condvar", "mutex", "once", "posix_sem", "ring", "rwlock", "slot"];
 
 /// `cargo xtask loom [FILTER]`.
 pub(crate) fn command(root: &Path, filter: &[&str]) -> ExitCode {

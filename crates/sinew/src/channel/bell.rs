@@ -1,7 +1,8 @@
 //! Who sleeps says so, and is rung for by whoever changes what it waits for.
 //!
 //! A sleeper numbers its sleeps, and puts the number where others look after each change. They ring once for each
-//! number, so a sleeper costs every one of them one system call, and one that is awake none.
+//! number, so a sleeper costs every one of them one system call, and one that is awake none. A successor goes on
+//! behind the last number of the dead, for which some have rung already.
 //!
 //! Neither word is trusted: a wrong number costs a wake-up too many or the sleeper's own.
 //!
@@ -19,11 +20,16 @@ use crate::wait::Wait;
 /// How often a sleeper looks whose kernel has begun to refuse it the fence.
 const LOOK: Duration = Duration::from_millis(1);
 
-/// The two words of one who may sleep.
+#[cfg(all(test, sinew_loom))]
+mod models;
+
+/// The words of one who may sleep.
 #[derive(Debug)]
 pub(crate) struct Bell<'a, A, W> {
     /// Zero, or the number of the sleep: only the sleeper writes it.
     pub(crate) sleeping: &'a A,
+    /// The number of the last sleep: only the sleeper writes it.
+    pub(crate) sleeps: &'a A,
     /// What it sleeps on: everybody adds to it.
     pub(crate) word: &'a W,
 }
@@ -61,9 +67,15 @@ impl<A: Atom, W: Word> Bell<'_, A, W> {
     ) -> Result<T, Stop> {
         loop {
             let heard = self.word.load(Acquire);
-            sleeps.last = sleeps.last.wrapping_add(1).max(1);
+            if !cfg!(sabotage = "bell-one-number") || sleeps.last == 0 {
+                sleeps.last = sleeps.last.wrapping_add(1).max(1);
+            }
+            if !cfg!(sabotage = "bell-no-number") {
+                self.sleeps.store(sleeps.last, Relaxed);
+            }
             if !cfg!(sabotage = "bell-no-flag") {
-                self.sleeping.store(sleeps.last, Relaxed);
+                // Not before the number is stored: who dies from here on may have been rung for.
+                self.sleeping.store(sleeps.last, Release);
             }
             let sure = cfg!(sabotage = "bell-no-fence") || fencing.before_sleep();
             // Partner: `ring_if_asleep`. One of the two sees what the other did.
@@ -73,6 +85,8 @@ impl<A: Atom, W: Word> Bell<'_, A, W> {
                 self.sleeping.store(0, Relaxed);
                 return Ok(found);
             }
+            let late = cfg!(sabotage = "bell-late-listen");
+            let heard = if late { self.word.load(Acquire) } else { heard };
             let slept = if sure {
                 self.word.sleep(heard, wait)
             } else {

@@ -9,9 +9,13 @@
 //!
 //! Source: membarrier(2).
 
-use std::sync::atomic::{Ordering, compiler_fence, fence};
+use std::sync::atomic::{Ordering, compiler_fence};
 
+#[cfg(all(test, sinew_loom))]
+use loom::sync::atomic::fence;
 use rustix::thread::{MembarrierCommand, membarrier};
+#[cfg(not(all(test, sinew_loom)))]
+use std::sync::atomic::fence;
 
 use crate::kernel::Feature;
 

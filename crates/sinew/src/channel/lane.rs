@@ -72,7 +72,7 @@ impl Lane {
 
     #[inline]
     fn holds(&self, position: u64, len: usize) -> bool {
-        (position & (self.capacity - 1)) + len as u64 <= self.capacity
+        len as u64 <= self.capacity - (position & (self.capacity - 1))
     }
 
     /// The bytes from a position.
@@ -203,7 +203,7 @@ unsafe impl Sync for Side {}
 pub(crate) enum SideField {
     /// Zero, or the number of the sleep.
     Sleeping = 0,
-    /// How often it slept.
+    /// The number of its last sleep, and of its predecessors': how often they slept.
     Sleeps = 1,
     /// On which CPU it ran when it last looked, and one; zero if it is not known.
     Cpu = 2,
@@ -235,6 +235,7 @@ impl Side {
     pub(crate) fn bell(&self) -> Bell<'_, AtomicU64, AtomicU32> {
         // SAFETY: as above.
         let word = unsafe { &*words_at(self.base, BELL_AT).cast::<AtomicU32>() };
-        Bell { sleeping: self.word(SideField::Sleeping), word }
+        let (sleeping, sleeps) = (self.word(SideField::Sleeping), self.word(SideField::Sleeps));
+        Bell { sleeping, sleeps, word }
     }
 }

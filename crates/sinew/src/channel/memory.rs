@@ -6,6 +6,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+#[cfg(all(test, sinew_loom))]
+pub(crate) mod model;
+
 /// A word that another process may read and write.
 pub(crate) trait Atom {
     fn load(&self, order: Ordering) -> u64;
@@ -34,8 +37,8 @@ pub(crate) trait Memory {
     /// A word that only the lane's receiver writes.
     fn receiver(&self, field: ReceiverField) -> &Self::Word;
 
-    /// How many bytes of records there are: a power of two of at least 64. Known to this process, not
-    /// read from the lane.
+    /// How many bytes of records there are: a power of two of at least 64; in a channel, of at
+    /// least a page. Known to this process, not read from the lane.
     fn capacity(&self) -> u64;
 
     /// The word at a position, which is a multiple of eight. Positions only grow; the memory is that of

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
 use super::lane::{Side, SideField};
+use super::memory::Atom;
 
 /// Whether somebody is at a side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,8 +28,12 @@ const KINDS: u64 = 2;
 
 impl Seen {
     pub(crate) fn at(side: &Side) -> Self {
-        // Partner: `say`. What the other did before it left is seen.
-        let word = side.word(SideField::Presence).load(Acquire);
+        Self::of(side.word(SideField::Presence))
+    }
+
+    pub(crate) fn of(word: &impl Atom) -> Self {
+        // Partner: `say_in`. What the other did before it left is seen.
+        let word = word.load(Acquire);
         let presence = match word & ((1 << KINDS) - 1) {
             0 => Presence::Never,
             1 => Presence::Here,
@@ -57,12 +62,16 @@ impl Seen {
 
     /// Says so to the others, who may have to be rung for.
     pub(crate) fn say(self, side: &Side) {
+        self.say_in(side.word(SideField::Presence));
+    }
+
+    pub(crate) fn say_in(self, word: &impl Atom) {
         let kind = match self.presence {
             Presence::Never => 0,
             Presence::Here => 1,
             Presence::Left => 2,
             Presence::Died => 3,
         };
-        side.word(SideField::Presence).store(self.turn << KINDS | kind, Release);
+        word.store(self.turn << KINDS | kind, Release);
     }
 }

@@ -158,7 +158,6 @@ impl Receiver {
         let mut sleeps = self.sleeps.take();
         let bell = self.own.bell();
         let found = bell.sleep_until(&mut sleeps, self.fencing, wait, || self.look_around());
-        self.own.word(SideField::Sleeps).store(sleeps.last, Relaxed);
         self.sleeps.set(sleeps);
         found.unwrap_or_else(|stop| Err(RecvError::from(stop)))
     }
@@ -177,10 +176,7 @@ impl Receiver {
                     self.turn.set(index);
                     return Some(Ok((end, record)));
                 }
-                Ok(None) => {
-                    // Padding may have been passed, for which the sender waits.
-                    end.consumed();
-                }
+                Ok(None) => {}
                 Err(Corrupt) => return Some(Err(RecvError::Corrupt)),
             }
             match seen.presence {
@@ -238,7 +234,7 @@ impl End {
 
     #[inline]
     fn peek(&self) -> Result<Option<Record>, Corrupt> {
-        self.ring.peek(&self.lane)
+        self.ring.peek(&self.lane, || self.consumed())
     }
 
     #[inline]

@@ -33,6 +33,8 @@ use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::memory::{Atom, Memory, ReceiverField, SenderField};
 
+#[cfg(all(test, sinew_loom))]
+mod models;
 #[cfg(test)]
 mod tests;
 
@@ -97,7 +99,8 @@ const fn stride(len: u64) -> u64 {
 /// Up to where a sender may use memory, for a record and the zero behind it.
 #[inline]
 const fn need(at: u64, len: u64) -> u64 {
-    at + stride(len) + HEADER
+    let zero = if cfg!(sabotage = "ring-tight-room") { 0 } else { HEADER };
+    at + stride(len) + zero
 }
 
 /// How many bytes there are from a position to the end of the memory.
@@ -149,7 +152,7 @@ impl Sending {
         };
         // At most one record was committed and not noted.
         let header = memory.word(tail).load(Acquire);
-        if header != 0 {
+        if header != 0 && !cfg!(sabotage = "ring-blind-resume") {
             let record = Record::of(header, tail, capacity)?;
             if record.is_message() {
                 // Whether the death came before the count was stored, or after.
@@ -190,7 +193,8 @@ impl Sending {
     #[inline]
     pub(crate) fn reserve<M: Memory>(&self, memory: &M, len: u64) -> Result<Room, NoRoom> {
         let tail = self.tail.get();
-        if HEADER + len <= to_end(tail, self.capacity) && need(tail, len) <= self.limit.get() {
+        // In this order nothing overflows, whatever the length.
+        if len <= to_end(tail, self.capacity) - HEADER && need(tail, len) <= self.limit.get() {
             return Ok(Room { at: tail + HEADER, len });
         }
         self.look(memory, len)
@@ -203,7 +207,8 @@ impl Sending {
         if len > self.most() {
             return Err(NoRoom::TooBig);
         }
-        self.see(memory.receiver(ReceiverField::Head).load(Acquire))?;
+        let order = if cfg!(sabotage = "ring-relaxed-room") { Relaxed } else { Acquire };
+        self.see(memory.receiver(ReceiverField::Head).load(order))?;
         let tail = self.tail.get();
         let end = to_end(tail, self.capacity);
         if HEADER + len > end {
@@ -259,6 +264,9 @@ impl Sending {
         let next = tail + stride(len);
         let header = header_of(DATA, len, flags, self.sent.get());
         let late = cfg!(sabotage = "ring-late-zero");
+        if cfg!(sabotage = "ring-early-note") {
+            memory.sender(SenderField::Tail).store(next, Release);
+        }
         if late {
             memory.word(tail).store(header, Release);
         }
@@ -395,9 +403,14 @@ impl Receiving {
         self.head.get()
     }
 
-    /// The next message, if one is there. It stays the next one until [`step`](Self::step).
+    /// The next message, if one is there. It stays the next one until [`step`](Self::step). Padding that was in
+    /// the way is released; `released` is for whoever waits for it.
     #[inline]
-    pub(crate) fn peek<M: Memory>(&self, memory: &M) -> Result<Option<Record>, Corrupt> {
+    pub(crate) fn peek<M: Memory>(
+        &self,
+        memory: &M,
+        released: impl FnOnce(),
+    ) -> Result<Option<Record>, Corrupt> {
         let order = if cfg!(sabotage = "ring-relaxed-look") { Relaxed } else { Acquire };
         let header = memory.word(self.position.get()).load(order);
         if header == 0 {
@@ -405,7 +418,7 @@ impl Receiving {
         }
         let record = Record::of(header, self.position.get(), self.capacity)?;
         if !record.is_message() {
-            return self.skip(memory, record);
+            return self.skip(memory, record, released);
         }
         if record.number != self.next.get() & NUMBER_MASK {
             self.count(&record)?;
@@ -423,7 +436,7 @@ impl Receiving {
     #[cold]
     fn count(&self, record: &Record) -> Result<(), Corrupt> {
         let ahead = record.number.wrapping_sub(self.next.get()) & NUMBER_MASK;
-        if self.counted.get() || ahead > NUMBER_MASK / 2 {
+        if !cfg!(sabotage = "ring-no-number") && (self.counted.get() || ahead > NUMBER_MASK / 2) {
             return Err(Corrupt);
         }
         self.received.set(self.received.get().wrapping_add(ahead));
@@ -433,13 +446,21 @@ impl Receiving {
 
     /// Goes on behind padding, which is never twice in a row.
     #[cold]
-    fn skip<M: Memory>(&self, memory: &M, padding: Record) -> Result<Option<Record>, Corrupt> {
+    fn skip<M: Memory>(
+        &self,
+        memory: &M,
+        padding: Record,
+        released: impl FnOnce(),
+    ) -> Result<Option<Record>, Corrupt> {
         let nothing_borrowed = self.head.get() == self.position.get();
         self.position.set(padding.end);
         if nothing_borrowed {
             // The sender may be waiting for just these bytes.
             self.head.set(padding.end);
-            memory.receiver(ReceiverField::Head).store(self.head.get(), Release);
+            if !cfg!(sabotage = "ring-silent-skip") {
+                memory.receiver(ReceiverField::Head).store(self.head.get(), Release);
+                released();
+            }
         }
         let header = memory.word(self.position.get()).load(Acquire);
         if header == 0 {
@@ -477,7 +498,11 @@ impl Receiving {
         self.head.set(end);
         self.received.set(self.received.get().wrapping_add(count));
         self.bytes.set(self.bytes.get().wrapping_add(bytes));
-        memory.receiver(ReceiverField::Head).store(end, Release);
+        if cfg!(sabotage = "ring-early-count") {
+            memory.receiver(ReceiverField::Received).store(self.received.get(), Release);
+        }
+        let order = if cfg!(sabotage = "ring-relaxed-release") { Relaxed } else { Release };
+        memory.receiver(ReceiverField::Head).store(end, order);
         // After the head: a count is never ahead of it.
         memory.receiver(ReceiverField::Received).store(self.received.get(), Release);
         memory.receiver(ReceiverField::Bytes).store(self.bytes.get(), Relaxed);

@@ -150,7 +150,6 @@ impl Sender {
         }
         let mut sleeps = self.sleeps.take();
         let found = self.own.bell().sleep_until(&mut sleeps, self.fencing, wait, || self.look(len));
-        self.own.word(SideField::Sleeps).store(sleeps.last, Relaxed);
         self.sleeps.set(sleeps);
         found.unwrap_or_else(|stop| Err(SendError::from(stop)))
     }

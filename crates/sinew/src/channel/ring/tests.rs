@@ -33,7 +33,7 @@ fn send(sending: &Sending, lane: &Lane, message: &[u8]) -> Result<(), NoRoom> {
 }
 
 fn recv(receiving: &Receiving, lane: &Lane) -> Option<Vec<u8>> {
-    let record = receiving.peek(lane).unwrap()?;
+    let record = receiving.peek(lane, || ()).unwrap()?;
     let mut message = vec![0; record.len as usize];
     lane.read(record.at, &mut message);
     receiving.step(&record);
@@ -58,11 +58,11 @@ fn messages_of_every_length_arrive_in_order() {
         while let Err(why) = send(&sending, &lane, &message) {
             assert!(matches!(why, NoRoom::Until(_)), "{why:?}");
             // Nothing to receive, and no room: only padding was in the way.
-            let _padding = receiving.peek(&lane).unwrap();
+            let _padding = receiving.peek(&lane, || ()).unwrap();
         }
         assert_eq!(receiving.next(), number);
         assert_eq!(recv(&receiving, &lane).as_deref(), Some(&message[..]));
-        assert_eq!(receiving.peek(&lane), Ok(None));
+        assert_eq!(receiving.peek(&lane, || ()), Ok(None));
     }
 }
 
@@ -70,8 +70,9 @@ fn messages_of_every_length_arrive_in_order() {
 fn too_long_a_message_never_fits_and_the_longest_does() {
     let lane = lane();
     let sending = Sending::resume(&lane).unwrap();
-    assert_eq!(sending.reserve(&lane, sending.most() + 1), Err(NoRoom::TooBig));
-    assert_eq!(sending.reserve(&lane, u64::MAX / 2), Err(NoRoom::TooBig));
+    for len in [sending.most() + 1, CAPACITY, u64::MAX / 2, u64::MAX - 7, u64::MAX] {
+        assert_eq!(sending.reserve(&lane, len), Err(NoRoom::TooBig), "{len}");
+    }
     sending.reserve(&lane, sending.most()).unwrap();
 }
 
@@ -158,7 +159,7 @@ fn what_no_honest_sender_writes_is_corrupt() {
         let lane = lane();
         let (receiving, _) = Receiving::resume(&lane).unwrap();
         lane.word(0).store(header, Relaxed);
-        assert_eq!(receiving.peek(&lane), Err(Corrupt), "{header:#x}");
+        assert_eq!(receiving.peek(&lane, || ()), Err(Corrupt), "{header:#x}");
         // Nothing was consumed.
         assert_eq!((receiving.position(), receiving.head()), (0, 0));
     }
@@ -166,7 +167,7 @@ fn what_no_honest_sender_writes_is_corrupt() {
     let lane = lane();
     let (receiving, _) = Receiving::resume(&lane).unwrap();
     lane.word(0).store(header_of(PADDING, CAPACITY - HEADER, 0, 0), Relaxed);
-    assert_eq!(receiving.peek(&lane), Err(Corrupt));
+    assert_eq!(receiving.peek(&lane, || ()), Err(Corrupt));
 }
 
 #[test]
