@@ -11,7 +11,7 @@ use super::sender::Sender;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mapping::Mapping;
 use crate::mechanism::Mechanism;
-use crate::memfd;
+use crate::memfd::{self, Memfd};
 
 /// The records of a channel whose maker says nothing: 1 MiB.
 const CAPACITY: u64 = 1 << 20;
@@ -77,13 +77,14 @@ impl Options {
     /// [`InvalidInput`](ErrorKind::InvalidInput) for a capacity or a number of senders that cannot be; as for
     /// [`memfd::Options::create`], where there is not so much memory.
     pub fn pair(self) -> Result<(Sender, Receiver)> {
-        let (map, shape) = self.make("pair")?;
+        let (_, map, shape) = self.make("pair")?;
         let fencing = Fencing::of(shape.kernel_fences);
         let lanes = (0..shape.lanes).map(|index| Lane::of(&map, &shape, index)).collect();
         let side = || Side::of_receiver(&map, &shape, 0);
-        let receiver = Receiver::attach(lanes, side(), fencing).map_err(damaged)?;
+        let receiver = Receiver::attach(lanes, side(), fencing, None, false).map_err(damaged)?;
         let lane = Lane::of(&map, &shape, 0);
-        let sender = Sender::attach(lane, side(), self.full, fencing).map_err(damaged)?;
+        let sender =
+            Sender::attach(lane, side(), self.full, fencing, None, false).map_err(damaged)?;
         Ok((sender, receiver))
     }
 
@@ -130,12 +131,20 @@ impl Options {
         shape.write(map)
     }
 
-    fn make(self, label: &str) -> Result<(Arc<Mapping>, Shape)> {
+    pub(super) fn make(self, label: &str) -> Result<(Memfd, Arc<Mapping>, Shape)> {
         let shape = self.shape()?;
         let memfd = memfd::Options::new().create(label, shape.bytes())?;
-        let map = memfd.map()?;
+        let map = Arc::new(memfd.map()?);
         shape.write(&map)?;
-        Ok((Arc::new(map), shape))
+        Ok((memfd, map, shape))
+    }
+
+    /// As the header and newcomers have it.
+    pub(super) const fn pattern_number(self) -> u16 {
+        match self.pattern {
+            Pattern::Stream => 1,
+            Pattern::FanIn { .. } => 2,
+        }
     }
 
     fn shape(self) -> Result<Shape> {
@@ -154,15 +163,13 @@ impl Options {
             )));
         }
         Ok(Shape {
-            pattern: match self.pattern {
-                Pattern::Stream => 1,
-                Pattern::FanIn { .. } => 2,
-            },
+            pattern: self.pattern_number().into(),
             full: match self.full {
                 Full::Block => 0,
                 Full::Fail => 1,
             },
-            members: u64::from(lanes) + 1,
+            // One more, for a newcomer while the place of a dead member is not free yet.
+            members: u64::from(lanes) + 2,
             receivers: 1,
             lanes: u64::from(lanes),
             capacity: self.capacity.max(4096).next_power_of_two(),
