@@ -5,6 +5,7 @@
 //! MEMBERS    who takes part: 64 bytes each                                 whole pages
 //!            the receivers: 256 bytes each                                 from a page boundary
 //!            the lanes' words: 768 bytes each                              behind them
+//!            the lanes' slots, of a queue: 64 bytes each                   from a page boundary
 //!            the lanes' records: the capacity each                         from a page boundary each
 //! ```
 //!
@@ -12,6 +13,7 @@
 
 use std::sync::atomic::Ordering;
 
+use super::queue::{MOST_DELIVERIES, MOST_SLOTS, MOST_WORKERS, SLOT};
 use super::{lane, ring};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mapping::Mapping;
@@ -26,6 +28,8 @@ const PAGE: u64 = 4096;
 pub(crate) const MEMBERS: u64 = PAGE;
 /// What a member takes.
 pub(crate) const MEMBER: u64 = 64;
+/// The fewest slots of a lane of a queue.
+pub(crate) const FEWEST_SLOTS: u64 = 16;
 /// The most members.
 pub(crate) const MOST_MEMBERS: u64 = 128;
 /// What a receiver's words take.
@@ -46,12 +50,16 @@ const CAPACITY_AT: usize = 64;
 const TYPE_AT: usize = 72;
 const SIZE_AT: usize = 80;
 const FENCE_AT: usize = 88;
+const SLOTS_AT: usize = 96;
+const DELIVERIES_AT: usize = 104;
 /// How many words there are between the magic number and the check.
-const WORDS: usize = 11;
+const WORDS: usize = 13;
 /// A hash over all these.
-const CHECK_AT: usize = 96;
+const CHECK_AT: usize = 112;
 /// Who holds the name: its place among the members and one; zero for nobody. A word of 32 bits.
 pub(crate) const HOLDER_AT: usize = 128;
+/// Of a queue: a bit for each worker that sleeps.
+pub(crate) const ASLEEP_AT: usize = 256;
 
 /// What a channel is, as its header says. The same for as long as it lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -66,6 +74,10 @@ pub(crate) struct Shape {
     pub(crate) lanes: u64,
     /// The bytes of records of each lane: a power of two.
     pub(crate) capacity: u64,
+    /// Of a queue, how many messages of each lane may be under way: a power of two. Else zero.
+    pub(crate) slots: u64,
+    /// Of a queue, how often a message is given out. Else zero.
+    pub(crate) deliveries: u64,
     /// The hash of the type of messages; zero for bytes.
     pub(crate) type_hash: u64,
     /// Whether sleepers have the kernel fence for the others.
@@ -81,8 +93,12 @@ impl Shape {
         self.receivers_at() + self.receivers * RECEIVER
     }
 
-    const fn records_at(&self) -> u64 {
+    const fn all_slots_at(&self) -> u64 {
         round_up(self.lanes_at() + self.lanes * LANE)
+    }
+
+    const fn records_at(&self) -> u64 {
+        round_up(self.all_slots_at() + self.lanes * self.slots * SLOT)
     }
 
     /// Where the words of a receiver are.
@@ -96,6 +112,12 @@ impl Shape {
         assert!(index < self.lanes, "a lane of the channel");
         let records = self.records_at() + index * self.capacity;
         ((self.lanes_at() + index * LANE) as usize, records as usize)
+    }
+
+    /// Where the slots of a lane are.
+    pub(crate) const fn slots_at(&self, index: u64) -> usize {
+        assert!(index < self.lanes, "a lane of the channel");
+        (self.all_slots_at() + index * self.slots * SLOT) as usize
     }
 
     /// How much memory the channel takes.
@@ -114,6 +136,16 @@ impl Shape {
             && self.capacity.is_power_of_two()
             && self.capacity >= PAGE
             && self.capacity <= ring::MOST
+            && if self.slots == 0 { self.deliveries == 0 } else { self.is_possible_queue() }
+    }
+
+    const fn is_possible_queue(&self) -> bool {
+        self.slots.is_power_of_two()
+            && self.slots >= FEWEST_SLOTS
+            && self.slots <= MOST_SLOTS
+            && self.receivers <= MOST_WORKERS
+            && self.deliveries >= 1
+            && self.deliveries <= MOST_DELIVERIES
     }
 
     /// Makes a new channel in memory that nobody else uses: all is zero but the header.
@@ -151,6 +183,8 @@ impl Shape {
         words[TYPE_AT / 8 - 1] = self.type_hash;
         words[SIZE_AT / 8 - 1] = self.bytes();
         words[FENCE_AT / 8 - 1] = self.kernel_fences as u64;
+        words[SLOTS_AT / 8 - 1] = self.slots;
+        words[DELIVERIES_AT / 8 - 1] = self.deliveries;
         words
     }
 
@@ -171,6 +205,8 @@ impl Shape {
             lanes: word(LANES_AT),
             capacity: word(CAPACITY_AT),
             type_hash: word(TYPE_AT),
+            slots: word(SLOTS_AT),
+            deliveries: word(DELIVERIES_AT),
             kernel_fences: word(FENCE_AT) == 1,
         };
         // First whether it is possible: else its size may overflow.
@@ -193,6 +229,8 @@ const LAYOUT_HASH: u64 = hash(&[
     RECEIVER,
     LANE,
     HOLDER_AT as u64,
+    ASLEEP_AT as u64,
+    SLOT,
     ring::HEADER,
     lane::SENDER_AT as u64,
     lane::SENDER_SIDE_AT as u64,
@@ -228,6 +266,8 @@ mod tests {
         receivers: 1,
         lanes: 2,
         capacity: 8192,
+        slots: 16,
+        deliveries: 3,
         type_hash: 7,
         kernel_fences: true,
     };
@@ -268,6 +308,8 @@ mod tests {
         for lane in 0..SHAPE.lanes {
             let (words, records) = SHAPE.lane_at(lane);
             ends.push((words as u64, words as u64 + LANE));
+            let slots = SHAPE.slots_at(lane) as u64;
+            ends.push((slots, slots + SHAPE.slots * SLOT));
             ends.push((records as u64, records as u64 + SHAPE.capacity));
         }
         ends.sort_unstable();

@@ -4,19 +4,25 @@ use std::sync::Arc;
 
 use super::fence::{self, Fencing};
 use super::lane::{Lane, Side};
-use super::layout::Shape;
+use super::layout::{FEWEST_SLOTS, Shape};
+use super::queue::{self, MOST_DELIVERIES, MOST_SLOTS, MOST_WORKERS};
 use super::receiver::Receiver;
 use super::ring::{self, Corrupt};
 use super::sender::Sender;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mapping::Mapping;
 use crate::mechanism::Mechanism;
-use crate::memfd::{self, Memfd};
+use crate::memfd;
 
 /// The records of a channel whose maker says nothing: 1 MiB.
 const CAPACITY: u64 = 1 << 20;
 /// The most senders of one channel.
 const MOST_SENDERS: u32 = 64;
+
+/// The slots of each lane of a queue whose maker says nothing.
+const SLOTS: u32 = 1024;
+/// How often a message of a queue is given out whose maker says nothing.
+const DELIVERIES: u32 = 5;
 
 /// What happens to a message for which there is no room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -31,11 +37,13 @@ pub enum Full {
 
 /// How a channel is made.
 #[derive(Clone, Copy, Debug)]
-#[must_use = "it makes nothing until `pair`"]
+#[must_use = "it makes nothing until `pair`, `ends` or `create_in`"]
 pub struct Options {
     pattern: Pattern,
     capacity: u64,
     full: Full,
+    slots: u32,
+    deliveries: u32,
 }
 
 /// Who sends to whom.
@@ -43,18 +51,35 @@ pub struct Options {
 enum Pattern {
     Stream,
     FanIn { senders: u32 },
+    Queue { senders: u32, workers: u32 },
 }
 
 impl Options {
     /// From one sender to one receiver.
     pub const fn stream() -> Self {
-        Self { pattern: Pattern::Stream, capacity: CAPACITY, full: Full::Block }
+        Self::of(Pattern::Stream)
     }
 
     /// From up to so many senders at a time, 1 to 64, to one receiver, which takes from them in turns. The messages of one sender
     /// arrive in their order; those of two in any.
     pub const fn fan_in(senders: u32) -> Self {
-        Self { pattern: Pattern::FanIn { senders }, capacity: CAPACITY, full: Full::Block }
+        Self::of(Pattern::FanIn { senders })
+    }
+
+    /// From up to so many senders at a time, 1 to 64, each message to exactly one of up to so many workers, 1 to 64: see
+    /// [`queue`](super::queue).
+    pub const fn queue(senders: u32, workers: u32) -> Self {
+        Self::of(Pattern::Queue { senders, workers })
+    }
+
+    const fn of(pattern: Pattern) -> Self {
+        Self {
+            pattern,
+            capacity: CAPACITY,
+            full: Full::Block,
+            slots: SLOTS,
+            deliveries: DELIVERIES,
+        }
     }
 
     /// How many bytes of messages that nobody has received yet there is room for, for each sender: rounded up to a
@@ -62,6 +87,20 @@ impl Options {
     /// has 16 bytes less than the capacity.
     pub const fn capacity(mut self, bytes: u64) -> Self {
         self.capacity = bytes;
+        self
+    }
+
+    /// How many messages of each sender may be in a queue at a time, with those that workers have: rounded up to a power of two
+    /// of at least 16, and at most 65,536. First: 1024.
+    pub const fn slots(mut self, count: u32) -> Self {
+        self.slots = count;
+        self
+    }
+
+    /// How often a message of a queue is given to a worker, 1 to 15: if that many die over it, it is
+    /// [set aside](super::queue::Worker::aside). First: 5.
+    pub const fn deliveries(mut self, most: u32) -> Self {
+        self.deliveries = most;
         self
     }
 
@@ -75,17 +114,36 @@ impl Options {
     ///
     /// # Errors
     /// [`InvalidInput`](ErrorKind::InvalidInput) for a capacity or a number of senders that cannot be; as for
-    /// [`memfd::Options::create`], where there is not so much memory.
+    /// [`memfd::Options::create`], where there is not so much memory; `InvalidInput` for a queue, which has
+    /// [more ends](Self::ends).
     pub fn pair(self) -> Result<(Sender, Receiver)> {
-        let (_, map, shape) = self.make("pair")?;
+        if let Pattern::Queue { .. } = self.pattern {
+            return Err(invalid("a queue is no pair: use `ends`".to_owned()));
+        }
+        let (map, shape) = self.make("pair")?;
         let fencing = Fencing::of(shape.kernel_fences);
         let lanes = (0..shape.lanes).map(|index| Lane::of(&map, &shape, index)).collect();
         let side = || Side::of_receiver(&map, &shape, 0);
-        let receiver = Receiver::attach(lanes, side(), fencing, None, false).map_err(damaged)?;
+        let receiver = Receiver::attach(lanes, side(), fencing).map_err(damaged)?;
         let lane = Lane::of(&map, &shape, 0);
-        let sender =
-            Sender::attach(lane, side(), self.full, fencing, None, false).map_err(damaged)?;
+        let sender = Sender::attach(lane, side(), self.full, fencing).map_err(damaged)?;
         Ok((sender, receiver))
+    }
+
+    /// Makes a queue all of whose ends are in this process: as many senders and workers as there can be.
+    ///
+    /// # Errors
+    /// As for [`pair`](Self::pair); [`InvalidInput`](ErrorKind::InvalidInput) for another pattern.
+    pub fn ends(self) -> Result<(Vec<queue::Sender>, Vec<queue::Worker>)> {
+        if !matches!(self.pattern, Pattern::Queue { .. }) {
+            return Err(invalid("no queue: use `pair`".to_owned()));
+        }
+        let (map, shape) = self.make("queue")?;
+        let workers = (0..shape.receivers).map(|i| queue::Worker::attach(&map, &shape, i));
+        let workers = workers.collect();
+        let senders = (0..shape.lanes).map(|i| queue::Sender::attach(&map, &shape, i));
+        let senders = senders.collect::<Result<_, Corrupt>>().map_err(damaged)?;
+        Ok((senders, workers))
     }
 
     /// How much memory the channel takes, in bytes.
@@ -131,26 +189,19 @@ impl Options {
         shape.write(map)
     }
 
-    pub(super) fn make(self, label: &str) -> Result<(Memfd, Arc<Mapping>, Shape)> {
+    fn make(self, label: &str) -> Result<(Arc<Mapping>, Shape)> {
         let shape = self.shape()?;
         let memfd = memfd::Options::new().create(label, shape.bytes())?;
-        let map = Arc::new(memfd.map()?);
+        let map = memfd.map()?;
         shape.write(&map)?;
-        Ok((memfd, map, shape))
-    }
-
-    /// As the header and newcomers have it.
-    pub(super) const fn pattern_number(self) -> u16 {
-        match self.pattern {
-            Pattern::Stream => 1,
-            Pattern::FanIn { .. } => 2,
-        }
+        Ok((Arc::new(map), shape))
     }
 
     fn shape(self) -> Result<Shape> {
-        let lanes = match self.pattern {
-            Pattern::Stream => 1,
-            Pattern::FanIn { senders } => senders,
+        let (lanes, receivers, is_queue) = match self.pattern {
+            Pattern::Stream => (1, 1, false),
+            Pattern::FanIn { senders } => (senders, 1, false),
+            Pattern::Queue { senders, workers } => (senders, workers, true),
         };
         if lanes == 0 || lanes > MOST_SENDERS {
             return Err(invalid(format!("1 to {MOST_SENDERS} senders, not {lanes}")));
@@ -162,17 +213,36 @@ impl Options {
                 self.capacity
             )));
         }
+        let (slots, deliveries) = (u64::from(self.slots), u64::from(self.deliveries));
+        if is_queue {
+            if receivers == 0 || u64::from(receivers) > MOST_WORKERS {
+                return Err(invalid(format!("1 to {MOST_WORKERS} workers, not {receivers}")));
+            }
+            if slots > MOST_SLOTS {
+                return Err(invalid(format!("at most {MOST_SLOTS} slots, not {slots}")));
+            }
+            if !(1..=MOST_DELIVERIES).contains(&deliveries) {
+                return Err(invalid(format!(
+                    "1 to {MOST_DELIVERIES} deliveries, not {deliveries}"
+                )));
+            }
+        }
         Ok(Shape {
-            pattern: self.pattern_number().into(),
+            pattern: match self.pattern {
+                Pattern::Stream => 1,
+                Pattern::FanIn { .. } => 2,
+                Pattern::Queue { .. } => 3,
+            },
             full: match self.full {
                 Full::Block => 0,
                 Full::Fail => 1,
             },
-            // One more, for a newcomer while the place of a dead member is not free yet.
-            members: u64::from(lanes) + 2,
-            receivers: 1,
+            members: u64::from(lanes) + u64::from(receivers),
+            receivers: u64::from(receivers),
             lanes: u64::from(lanes),
             capacity: self.capacity.max(4096).next_power_of_two(),
+            slots: if is_queue { slots.next_power_of_two().max(FEWEST_SLOTS) } else { 0 },
+            deliveries: if is_queue { deliveries } else { 0 },
             type_hash: 0,
             kernel_fences: fence::register(),
         })
@@ -181,8 +251,24 @@ impl Options {
 
 /// Reads what channel is in a map, to attach to it.
 pub(super) fn open(map: &Arc<Mapping>) -> Result<Shape> {
+    let shape = open_any(map)?;
+    if shape.slots == 0 { Ok(shape) } else { Err(other("a queue")) }
+}
+
+/// The same for a queue.
+pub(super) fn open_queue(map: &Arc<Mapping>) -> Result<Shape> {
+    let shape = open_any(map)?;
+    if shape.slots == 0 { Err(other("no queue")) } else { Ok(shape) }
+}
+
+fn open_any(map: &Arc<Mapping>) -> Result<Shape> {
     usable(map, "open")?;
     Shape::read(map)
+}
+
+#[cold]
+fn other(what: &'static str) -> Error {
+    Error::new(ErrorKind::Mismatch, "open").on(Mechanism::Channel).because(what)
 }
 
 impl Full {

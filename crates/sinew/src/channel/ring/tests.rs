@@ -17,6 +17,8 @@ fn lane() -> Lane {
         receivers: 1,
         lanes: 1,
         capacity: CAPACITY,
+        slots: 0,
+        deliveries: 0,
         type_hash: 0,
         kernel_fences: false,
     };
