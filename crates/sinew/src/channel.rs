@@ -28,6 +28,29 @@
 //! given again if its receiver dies: at least once, and [`Message::delivery_count`] tells. [`recv`](crate::wait::Receives::recv) copies it
 //! out and releases it before it returns: at most once.
 //!
+//! # Between processes
+//! Under a name ([`Options::sender`], [`Options::receiver`]):
+//!
+//! ```
+//! use sinew::channel::Options;
+//! use sinew::wait::{Receives, Sends};
+//!
+//! let name = format!("example-{}", std::process::id());
+//! let receiver = Options::fan_in(8).receiver().create(&name)?;
+//! // In another process:
+//! let sender = Options::fan_in(8).sender().open(&name)?;
+//! sender.send(b"hello").unwrap();
+//! assert_eq!(receiver.recv(&mut [0; 64]), Ok(5));
+//! # Ok::<(), sinew::Error>(())
+//! ```
+//!
+//! or without one, by an end that is handed to a child or over a socket ([`Options::ends`]). The channel lives as long as one
+//! process has an end of it, with the messages that are in it; a name is gone with the last one, and what `kill -9` leaves in the
+//! folder is a dead socket that the next one takes over.
+//!
+//! A process that has such an end has one service thread, which lets newcomers in, notices deaths and takes the name over when
+//! its holder is gone. It touches no message. A program with a loop of its own can do that work there: [`without_thread`].
+//!
 //! # The end
 //! A sender that is dropped has left: when everything it sent was received, and no other sender is there, a
 //! receiver is told [`Closed`](crate::RecvError::Closed). One that died is told by [`PeerDied`](crate::RecvError::PeerDied), once.
@@ -44,16 +67,16 @@
 //!
 //! Source: membarrier(2), futex(2), memfd_create(2).
 
+mod attach;
 mod bell;
 mod fence;
-#[allow(dead_code, reason = "who attaches by name uses it")]
 mod folder;
 mod lane;
 mod layout;
-#[allow(dead_code, reason = "who attaches by name uses it")]
+#[allow(dead_code, reason = "what its tests look at")]
 mod member;
 mod memory;
-#[allow(dead_code, reason = "who attaches by name uses it")]
+#[allow(dead_code, reason = "what its tests look at")]
 mod name;
 mod options;
 mod presence;
@@ -61,10 +84,12 @@ pub mod queue;
 mod receiver;
 mod ring;
 mod sender;
-#[allow(dead_code, reason = "who attaches by name uses it")]
+#[allow(dead_code, reason = "what its tests look at")]
 mod service;
 mod spin;
 
+pub use attach::{Attach, Awaited, End, Unattached};
 pub use options::{Full, Options};
 pub use receiver::{MOST_BORROWED, Message, Receiver};
 pub use sender::{Loan, Sender};
+pub use service::{serve, service_fd, without_thread};

@@ -46,7 +46,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use super::name::{Listener, Name, Place as Spot};
-use super::service::{Attend, Attendance, Handle};
+use super::service::{Attend, Attendance, Handle, Known};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fork::Origin;
 use crate::inotify::PathWatch;
@@ -131,6 +131,9 @@ pub(crate) struct Object {
 /// Taking part in a channel. Dropping it leaves, in order; in a forked child it does nothing.
 pub(crate) struct Member {
     core: Arc<Core>,
+    /// Dropped last, and not by the thread itself: whoever drops the last member waits for the thread's end, and
+    /// with it for everything that the thread was doing.
+    _service: Handle,
 }
 
 struct Core {
@@ -138,7 +141,7 @@ struct Core {
     table: Table,
     pattern: Arc<dyn Pattern>,
     origin: Origin,
-    service: Handle,
+    service: Known,
     inner: Mutex<Inner>,
     /// Held while the pattern is told: one thing after the other.
     telling: Mutex<()>,
@@ -297,12 +300,12 @@ impl Member {
             table,
             pattern,
             origin: Origin::here(),
-            service,
+            service: service.known(),
             inner: Mutex::new(inner),
             telling: Mutex::new(()),
             own: Weak::clone(own),
         });
-        Self { core }
+        Self { core, _service: service }
     }
 }
 
@@ -375,7 +378,7 @@ impl Peer {
 impl Core {
     fn attend<F: AsFd>(&self, source: F, token: u64) -> Result<Attendance<F>> {
         let own = self.own.upgrade().ok_or_else(|| damaged("attend", "the member is gone"))?;
-        self.service.attend(source, token, Interest::READABLE, own)
+        self.service.handle()?.attend(source, token, Interest::READABLE, own)
     }
 
     fn start_timer(&self, inner: &mut Inner) -> Result<()> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::fence::{self, Fencing};
 use super::lane::{Lane, Side};
-use super::layout::{FEWEST_SLOTS, Shape};
+use super::layout::{FEWEST_SLOTS, MOST_MEMBERS, Shape};
 use super::queue::{self, MOST_DELIVERIES, MOST_SLOTS, MOST_WORKERS};
 use super::receiver::Receiver;
 use super::ring::{self, Corrupt};
@@ -12,7 +12,7 @@ use super::sender::Sender;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mapping::Mapping;
 use crate::mechanism::Mechanism;
-use crate::memfd;
+use crate::memfd::{self, Memfd};
 
 /// The records of a channel whose maker says nothing: 1 MiB.
 const CAPACITY: u64 = 1 << 20;
@@ -37,7 +37,7 @@ pub enum Full {
 
 /// How a channel is made.
 #[derive(Clone, Copy, Debug)]
-#[must_use = "it makes nothing until `pair`, `ends` or `create_in`"]
+#[must_use = "it makes nothing until `pair`, `local` or `create_in`"]
 pub struct Options {
     pattern: Pattern,
     capacity: u64,
@@ -115,30 +115,37 @@ impl Options {
     /// # Errors
     /// [`InvalidInput`](ErrorKind::InvalidInput) for a capacity or a number of senders that cannot be; as for
     /// [`memfd::Options::create`], where there is not so much memory; `InvalidInput` for a queue, which has
-    /// [more ends](Self::ends).
+    /// [more ends](Self::local).
     pub fn pair(self) -> Result<(Sender, Receiver)> {
-        if let Pattern::Queue { .. } = self.pattern {
-            return Err(invalid("a queue is no pair: use `ends`".to_owned()));
-        }
-        let (map, shape) = self.make("pair")?;
+        self.check_no_queue()?;
+        let (_, map, shape) = self.make("pair")?;
         let fencing = Fencing::of(shape.kernel_fences);
         let lanes = (0..shape.lanes).map(|index| Lane::of(&map, &shape, index)).collect();
         let side = || Side::of_receiver(&map, &shape, 0);
-        let receiver = Receiver::attach(lanes, side(), fencing).map_err(damaged)?;
+        let receiver = Receiver::attach(lanes, side(), fencing, None, false).map_err(damaged)?;
         let lane = Lane::of(&map, &shape, 0);
-        let sender = Sender::attach(lane, side(), self.full, fencing).map_err(damaged)?;
+        let sender =
+            Sender::attach(lane, side(), self.full, fencing, None, false).map_err(damaged)?;
         Ok((sender, receiver))
+    }
+
+    /// That the ends are not those of a queue.
+    pub(super) fn check_no_queue(self) -> Result<()> {
+        match self.pattern {
+            Pattern::Queue { .. } => Err(invalid("a queue has other ends: see `local`".to_owned())),
+            Pattern::Stream | Pattern::FanIn { .. } => Ok(()),
+        }
     }
 
     /// Makes a queue all of whose ends are in this process: as many senders and workers as there can be.
     ///
     /// # Errors
     /// As for [`pair`](Self::pair); [`InvalidInput`](ErrorKind::InvalidInput) for another pattern.
-    pub fn ends(self) -> Result<(Vec<queue::Sender>, Vec<queue::Worker>)> {
+    pub fn local(self) -> Result<(Vec<queue::Sender>, Vec<queue::Worker>)> {
         if !matches!(self.pattern, Pattern::Queue { .. }) {
             return Err(invalid("no queue: use `pair`".to_owned()));
         }
-        let (map, shape) = self.make("queue")?;
+        let (_, map, shape) = self.make("queue")?;
         let workers = (0..shape.receivers).map(|i| queue::Worker::attach(&map, &shape, i));
         let workers = workers.collect();
         let senders = (0..shape.lanes).map(|i| queue::Sender::attach(&map, &shape, i));
@@ -189,12 +196,21 @@ impl Options {
         shape.write(map)
     }
 
-    fn make(self, label: &str) -> Result<(Arc<Mapping>, Shape)> {
+    pub(super) fn make(self, label: &str) -> Result<(Memfd, Arc<Mapping>, Shape)> {
         let shape = self.shape()?;
         let memfd = memfd::Options::new().create(label, shape.bytes())?;
-        let map = memfd.map()?;
+        let map = Arc::new(memfd.map()?);
         shape.write(&map)?;
-        Ok((Arc::new(map), shape))
+        Ok((memfd, map, shape))
+    }
+
+    /// As the header and newcomers have it.
+    pub(super) const fn pattern_number(self) -> u16 {
+        match self.pattern {
+            Pattern::Stream => 1,
+            Pattern::FanIn { .. } => 2,
+            Pattern::Queue { .. } => 3,
+        }
     }
 
     fn shape(self) -> Result<Shape> {
@@ -228,16 +244,13 @@ impl Options {
             }
         }
         Ok(Shape {
-            pattern: match self.pattern {
-                Pattern::Stream => 1,
-                Pattern::FanIn { .. } => 2,
-                Pattern::Queue { .. } => 3,
-            },
+            pattern: self.pattern_number().into(),
             full: match self.full {
                 Full::Block => 0,
                 Full::Fail => 1,
             },
-            members: u64::from(lanes) + u64::from(receivers),
+            // One more, for a newcomer while the place of a dead member is not free yet.
+            members: (u64::from(lanes) + u64::from(receivers) + 1).min(MOST_MEMBERS),
             receivers: u64::from(receivers),
             lanes: u64::from(lanes),
             capacity: self.capacity.max(4096).next_power_of_two(),

@@ -43,14 +43,19 @@ impl Seen {
         Self { presence, turn: word >> KINDS }
     }
 
-    /// Says that whoever is here is dead, as is proven. Nothing if nobody is, or no longer.
-    pub(crate) fn died(side: &Side) {
+    /// Says that whoever is here is dead, as is proven, unless somebody else is here by now: `replaced` looks for that.
+    pub(crate) fn died(side: &Side, replaced: impl FnOnce() -> bool) {
         let word = side.word(SideField::Presence);
         let seen = word.load(Acquire);
-        if seen & ((1 << KINDS) - 1) == 1 {
-            // Somebody else may have said so, and a successor be here already.
+        if seen & ((1 << KINDS) - 1) == 1 && !replaced() {
+            // Who comes after the look says so itself, after this or before it, when this fails.
             let _ = word.compare_exchange(seen, seen | 3, AcqRel, Relaxed);
         }
+    }
+
+    /// Says that nobody will come, if nobody ever did.
+    pub(crate) fn never_comes(side: &Side) {
+        let _ = side.word(SideField::Presence).compare_exchange(0, 2, AcqRel, Relaxed);
     }
 
     /// Whether somebody is there who does not sleep: nothing has to be told, and nobody rung for.

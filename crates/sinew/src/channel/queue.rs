@@ -4,7 +4,7 @@
 //! use sinew::channel::Options;
 //! use sinew::wait::{Borrows, Receives, Sends};
 //!
-//! let (senders, workers) = Options::queue(1, 2).ends()?;
+//! let (senders, workers) = Options::queue(1, 2).local()?;
 //! senders[0].send(b"one").unwrap();
 //! senders[0].send(b"two").unwrap();
 //!

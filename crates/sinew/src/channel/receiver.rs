@@ -10,6 +10,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::bell::{Rung, Sleeps};
 use super::fence::Fencing;
 use super::lane::{Lane, Side, SideField};
+use super::layout::Shape;
+use super::member::Member;
 use super::memory::{Memory, ReceiverField};
 use super::options;
 use super::presence::{Presence, Seen};
@@ -37,7 +39,13 @@ pub struct Receiver {
     sleeps: Cell<Sleeps>,
     told_cpu: Cell<u32>,
     fencing: Fencing,
+    /// Whether it waits for further senders when all have left.
+    waits_on: Cell<bool>,
+    /// Whether another sender can come when the only one is gone.
+    lasts: bool,
     origin: Origin,
+    /// Left after this end has said that it leaves: fields are dropped after `drop`.
+    _member: Option<Member>,
 }
 
 /// The receiving end of one lane.
@@ -70,7 +78,13 @@ struct Borrowed {
 
 impl Receiver {
     /// Takes the lanes, from which nobody else receives now.
-    pub(super) fn attach(lanes: Vec<Lane>, own: Side, fencing: Fencing) -> Result<Self, Corrupt> {
+    pub(super) fn attach(
+        lanes: Vec<Lane>,
+        own: Side,
+        fencing: Fencing,
+        member: Option<Member>,
+        lasts: bool,
+    ) -> Result<Self, Corrupt> {
         own.word(SideField::Sleeping).store(0, Relaxed);
         let last = own.word(SideField::Sleeps).load(Relaxed);
         let ends = lanes.into_iter().map(|lane| End::attach(lane, fencing));
@@ -83,7 +97,10 @@ impl Receiver {
             sleeps: Cell::new(Sleeps { last }),
             told_cpu: Cell::new(0),
             fencing,
+            waits_on: Cell::new(false),
+            lasts,
             origin: Origin::here(),
+            _member: member,
         };
         let turn = Seen::at(&receiver.own).turn + 1;
         Seen { presence: Presence::Here, turn }.say(&receiver.own);
@@ -107,14 +124,33 @@ impl Receiver {
         let lanes = (0..shape.lanes).map(|index| Lane::of(map, &shape, index)).collect();
         let own = Side::of_receiver(map, &shape, 0);
         let fencing = Fencing::of(shape.kernel_fences);
-        Self::attach(lanes, own, fencing).map_err(options::damaged)
+        Self::attach(lanes, own, fencing, None, true).map_err(options::damaged)
+    }
+
+    /// The end of a member.
+    pub(super) fn of_member(
+        map: &Arc<Mapping>,
+        shape: &Shape,
+        member: Member,
+        lasts: bool,
+    ) -> Result<Self> {
+        let lanes = (0..shape.lanes).map(|index| Lane::of(map, shape, index)).collect();
+        let own = Side::of_receiver(map, shape, 0);
+        let fencing = Fencing::of(shape.kernel_fences);
+        Self::attach(lanes, own, fencing, Some(member), lasts).map_err(options::damaged)
+    }
+
+    /// Whether it waits for further senders when all have left, instead of being told
+    /// [`Closed`](RecvError::Closed). At first it does not.
+    pub fn outlast_senders(&self, waits: bool) {
+        self.waits_on.set(waits);
     }
 
     /// Says that the sender of a lane is dead: for whoever has proof of it, a pidfd that is readable. What waits
     /// for it is woken.
     pub fn sender_died(&self, lane: u32) {
         if let Some(end) = self.ends.get(lane as usize) {
-            Seen::died(&end.sender);
+            Seen::died(&end.sender, || false);
             self.own.bell().ring();
         }
     }
@@ -165,7 +201,7 @@ impl Receiver {
     /// Looks at every lane once, from the one after the last turn. An end is told when no lane has more.
     fn look_around(&self) -> Option<Result<(&End, Record), RecvError>> {
         let count = self.ends.len();
-        let (mut died, mut left, mut here) = (None, 0, 0);
+        let (mut died, mut left, mut here, mut gone) = (None, 0, 0, 0);
         for step in 1..=count {
             let index = (self.turn.get() + step) % count;
             let end = &self.ends[index];
@@ -183,14 +219,16 @@ impl Receiver {
                 Presence::Here => here += 1,
                 Presence::Left => left += 1,
                 Presence::Died if end.told.get() != seen.turn => died = Some((end, seen.turn)),
-                Presence::Died | Presence::Never => {}
+                Presence::Died => gone += 1,
+                Presence::Never => {}
             }
         }
         if let Some((end, turn)) = died {
             end.told.set(turn);
             return Some(Err(RecvError::PeerDied));
         }
-        (here == 0 && left > 0).then_some(Err(RecvError::Closed))
+        let over = here == 0 && (left > 0 && !self.waits_on.get() || gone > 0 && !self.lasts);
+        over.then_some(Err(RecvError::Closed))
     }
 
     #[inline]

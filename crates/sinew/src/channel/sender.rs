@@ -10,6 +10,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::bell::{Rung, Sleeps};
 use super::fence::Fencing;
 use super::lane::{Lane, Side, SideField};
+use super::layout::Shape;
+use super::member::Member;
 use super::memory::Memory;
 use super::options::{self, Full};
 use super::presence::{Presence, Seen};
@@ -35,7 +37,11 @@ pub struct Sender {
     told_cpu: Cell<u32>,
     fencing: Fencing,
     full: Full,
+    /// Whether another receiver can come when this one is gone.
+    lasts: bool,
     origin: Origin,
+    /// Left after this end has said that it leaves: fields are dropped after `drop`.
+    _member: Option<Member>,
 }
 
 impl Sender {
@@ -45,6 +51,8 @@ impl Sender {
         peer: Side,
         full: Full,
         fencing: Fencing,
+        member: Option<Member>,
+        lasts: bool,
     ) -> Result<Self, Corrupt> {
         let ring = Sending::resume(&lane)?;
         let own = lane.sender_side();
@@ -61,7 +69,9 @@ impl Sender {
             told_cpu: Cell::new(0),
             fencing,
             full,
+            lasts,
             origin: Origin::here(),
+            _member: member,
         };
         let turn = Seen::at(&sender.own).turn + 1;
         Seen { presence: Presence::Here, turn }.say(&sender.own);
@@ -90,13 +100,30 @@ impl Sender {
         let peer = Side::of_receiver(map, &shape, 0);
         let lane = Lane::of(map, &shape, u64::from(lane));
         let (full, fencing) = (Full::of(&shape), Fencing::of(shape.kernel_fences));
-        Self::attach(lane, peer, full, fencing).map_err(options::damaged)
+        Self::attach(lane, peer, full, fencing, None, true).map_err(options::damaged)
+    }
+
+    /// The end of a member, on the lane that it was given.
+    pub(super) fn of_member(
+        map: &Arc<Mapping>,
+        shape: &Shape,
+        member: Member,
+        lasts: bool,
+    ) -> Result<Self> {
+        let lane = u64::from(member.who().lane);
+        if lane >= shape.lanes {
+            return Err(options::damaged(Corrupt));
+        }
+        let peer = Side::of_receiver(map, shape, 0);
+        let lane = Lane::of(map, shape, lane);
+        let (full, fencing) = (Full::of(shape), Fencing::of(shape.kernel_fences));
+        Self::attach(lane, peer, full, fencing, Some(member), lasts).map_err(options::damaged)
     }
 
     /// Says that the receiver is dead: for whoever has proof of it, a pidfd that is readable. What waits for
     /// it is woken.
     pub fn receiver_died(&self) {
-        Seen::died(&self.peer);
+        Seen::died(&self.peer, || false);
         self.own.bell().ring();
     }
 
@@ -169,9 +196,10 @@ impl Sender {
         match room {
             Ok(room) => Some(Ok(room)),
             Err(NoRoom::Until(_)) => {
-                let left = Seen::at(&self.peer).presence == Presence::Left;
+                let presence = Seen::at(&self.peer).presence;
+                let gone = matches!(presence, Presence::Left | Presence::Died) && !self.lasts;
                 // It may have read all of it before it left.
-                (left && !self.ring.is_read(&self.lane)).then_some(Err(SendError::Closed))
+                (gone && !self.ring.is_read(&self.lane)).then_some(Err(SendError::Closed))
             }
             Err(NoRoom::TooBig) => Some(Err(SendError::TooBig { limit: self.max_message() })),
             Err(NoRoom::Corrupt) => Some(Err(SendError::Corrupt)),

@@ -58,6 +58,21 @@ fn place() -> &'static Place {
 #[derive(Clone, Debug)]
 pub(crate) struct Handle(Arc<Owner>);
 
+/// The same service, without keeping it running: for what the service itself keeps.
+#[derive(Clone, Debug)]
+pub(crate) struct Known(Weak<Owner>);
+
+impl Known {
+    /// A handle, as long as somebody has one.
+    pub(crate) fn handle(&self) -> Result<Handle> {
+        self.0.upgrade().map(Handle).ok_or_else(|| {
+            Error::new(ErrorKind::Other, "use the service of this process")
+                .on(Mechanism::Channel)
+                .because("it is ending")
+        })
+    }
+}
+
 /// Ends the thread when it is dropped.
 #[derive(Debug)]
 struct Owner {
@@ -87,9 +102,11 @@ struct Entries {
 struct Entry {
     number: u64,
     token: u64,
-    handler: Arc<dyn Attend>,
-    /// Whether it is over. Locked while the handler runs.
-    over: Mutex<bool>,
+    /// Taken away when it is over, by whoever ends it, and not only let go of some time later by the thread: with the
+    /// last handler goes all that it keeps. Locked while it runs.
+    handler: Mutex<Option<Arc<dyn Attend>>>,
+    /// Set where it is ended by itself.
+    ended: AtomicBool,
 }
 
 /// The number of what ends the thread's sleep.
@@ -146,7 +163,12 @@ impl Handle {
             let mut entries = lock(&shared.entries);
             entries.last += 1;
             let number = entries.last;
-            let entry = Arc::new(Entry { number, token, handler, over: Mutex::new(false) });
+            let entry = Arc::new(Entry {
+                number,
+                token,
+                handler: Mutex::new(Some(handler)),
+                ended: AtomicBool::new(false),
+            });
             entries.of.insert(number, Arc::clone(&entry));
             entry
         };
@@ -163,6 +185,11 @@ impl Handle {
                 Err(error)
             }
         }
+    }
+
+    /// The same, without keeping it running.
+    pub(crate) fn known(&self) -> Known {
+        Known(Arc::downgrade(&self.0))
     }
 
     /// Whether this process is the one whose service it is.
@@ -269,16 +296,19 @@ impl Shared {
 impl Entry {
     /// Runs the handler, unless it is over.
     fn run(&self) -> bool {
-        let mut over = lock(&self.over);
-        if *over {
-            return false;
-        }
+        let mut handler = lock(&self.handler);
+        let Some(runs) = handler.as_ref() else { return false };
         RUNS.set(self.number);
-        let ran = catch_unwind(AssertUnwindSafe(|| self.handler.ready(self.token)));
+        let ran = catch_unwind(AssertUnwindSafe(|| runs.ready(self.token)));
         RUNS.set(0);
-        // It has told of itself on stderr. What it was in the middle of is not entered again, and the
+        // A panic has told of itself on stderr. What it was in the middle of is not entered again, and the
         // other channels go on.
-        *over = ran.is_err();
+        if ran.is_err() || self.ended.load(Ordering::Relaxed) {
+            let last = handler.take();
+            drop(handler);
+            // Outside of the lock: it may be the last of what it is.
+            drop(last);
+        }
         true
     }
 }
@@ -335,11 +365,15 @@ impl<F: AsFd> Attendance<F> {
         }
         let source = registered.into_inner();
         let entry = lock(&self.shared.entries).of.remove(&self.entry.number);
-        if RUNS.get() != self.entry.number {
-            *lock(&self.entry.over) = true;
-        }
-        // Outside of the locks: it may be the last that keeps the handler.
-        drop(entry);
+        let handler = if RUNS.get() == self.entry.number {
+            // This thread is in it.
+            self.entry.ended.store(true, Ordering::Relaxed);
+            None
+        } else {
+            lock(&self.entry.handler).take()
+        };
+        // Outside of the locks: it may be the last of what it is.
+        drop((entry, handler));
         Some(source)
     }
 }
@@ -376,7 +410,7 @@ impl fmt::Debug for Shared {
 ///
 /// # Errors
 /// `InUse` while a channel has the thread; or when no descriptor is left. Doing it twice is none.
-pub(crate) fn without_thread() -> Result<()> {
+pub fn without_thread() -> Result<()> {
     let place = place();
     let running = lock(&place.running);
     if place.by_hand.get().is_some() {
@@ -397,7 +431,7 @@ pub(crate) fn without_thread() -> Result<()> {
 ///
 /// # Errors
 /// `Mismatch` unless [`without_thread`] was said in this process.
-pub(crate) fn service_fd() -> Result<BorrowedFd<'static>> {
+pub fn service_fd() -> Result<BorrowedFd<'static>> {
     Ok(by_hand()?.0.shared.poller.as_fd())
 }
 
@@ -406,7 +440,7 @@ pub(crate) fn service_fd() -> Result<BorrowedFd<'static>> {
 ///
 /// # Errors
 /// `Mismatch` unless [`without_thread`] was said in this process.
-pub(crate) fn serve() -> Result<usize> {
+pub fn serve() -> Result<usize> {
     let shared = &by_hand()?.0.shared;
     let mut events = Events::with_capacity(BATCH);
     shared.serve(&mut events, Wait::NEVER).map_err(|error| {

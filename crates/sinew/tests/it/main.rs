@@ -4,6 +4,7 @@
 
 mod anonymous;
 mod barrier;
+mod channel_attach;
 mod command;
 mod condvar;
 mod crash;
@@ -55,6 +56,7 @@ fn main() -> ExitCode {
     sinew_testkit::Suite::new()
         .add(anonymous::TESTS, anonymous::ROLES)
         .add(barrier::TESTS, barrier::ROLES)
+        .add(channel_attach::TESTS, channel_attach::ROLES)
         .add(command::TESTS, command::ROLES)
         .add(condvar::TESTS, condvar::ROLES)
         .add(crash::TESTS, crash::ROLES)

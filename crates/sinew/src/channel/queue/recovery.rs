@@ -39,7 +39,7 @@ impl Recovery {
     pub(crate) fn worker_died(&self, worker: u64, turn: u64) {
         let side = self.workers.side(worker);
         if Seen::at(side).turn == turn {
-            Seen::died(side);
+            Seen::died(side, || Seen::at(side).turn != turn);
             crew::clear(&self.workers, worker);
         }
         self.hand_on(Dead::This(Who::new(worker, turn)));
@@ -47,7 +47,7 @@ impl Recovery {
 
     /// Says that the sender of a lane is dead, as is proven, and that nobody has its place yet.
     pub(crate) fn sender_died(&self, lane: u64) {
-        Seen::died(&self.lanes[lane as usize].lane.sender_side());
+        Seen::died(&self.lanes[lane as usize].lane.sender_side(), || false);
         // It may have sent something and not rung.
         crew::wake_all(&self.workers);
     }

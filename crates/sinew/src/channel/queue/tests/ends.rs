@@ -15,7 +15,7 @@ use crate::error::{ErrorKind, RecvError, SendError};
 use crate::wait::{Borrows, Interrupt, Loans, Receives, Sends, Wait};
 
 fn queue(senders: u32, workers: u32) -> (Vec<Sender>, Vec<Worker>) {
-    Options::queue(senders, workers).capacity(4096).slots(16).ends().unwrap()
+    Options::queue(senders, workers).capacity(4096).slots(16).local().unwrap()
 }
 
 fn text(worker: &Worker) -> String {
@@ -36,10 +36,18 @@ fn options_that_cannot_be_are_refused() {
         Options::queue(1, 1).slots(65_537),
         Options::stream(),
     ] {
-        assert_eq!(options.ends().unwrap_err().kind(), ErrorKind::InvalidInput, "{options:?}");
+        assert_eq!(options.local().unwrap_err().kind(), ErrorKind::InvalidInput, "{options:?}");
     }
-    assert_eq!(Options::queue(1, 1).pair().unwrap_err().kind(), ErrorKind::InvalidInput);
-    Options::queue(64, 64).capacity(0).slots(0).ends().unwrap();
+    let queue = Options::queue(1, 1);
+    for error in [
+        queue.pair().unwrap_err(),
+        queue.ends().unwrap_err(),
+        queue.sender().create("queue").unwrap_err(),
+        queue.receiver().open("queue").unwrap_err(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    }
+    Options::queue(64, 64).capacity(0).slots(0).local().unwrap();
 }
 
 #[test]
@@ -123,7 +131,7 @@ fn a_job_given_back_or_forgotten_or_dropped_in_a_panic_is_given_again() {
 #[test]
 fn the_dead_are_followed_and_a_job_that_kills_is_set_aside() {
     let (senders, workers) =
-        Options::queue(1, 3).capacity(4096).slots(16).deliveries(2).ends().unwrap();
+        Options::queue(1, 3).capacity(4096).slots(16).deliveries(2).local().unwrap();
     senders[0].send(b"poison").unwrap();
     senders[0].send(b"bread").unwrap();
     for count in 1..=2 {
@@ -186,7 +194,7 @@ fn who_sends_is_told_when_the_workers_are_gone() {
     assert_eq!(senders[0].send(b""), Err(SendError::Closed));
 
     let options = Options::queue(1, 1).capacity(4096).slots(16).full(Full::Fail);
-    let (senders, _workers) = options.ends().unwrap();
+    let (senders, _workers) = options.local().unwrap();
     for _ in 0..16 {
         senders[0].send(b"").unwrap();
     }

@@ -1,0 +1,491 @@
+//! Attaching to a channel: under a name, or by an end that was handed over.
+
+use std::ffi::OsStr;
+use std::marker::PhantomData;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Options;
+use super::folder::Folder;
+use super::lane::{Lane, Side};
+use super::layout::{self, Shape};
+use super::member::{
+    FACTS, Hello, Kind, Member, NAME, Object, Pattern, Role, Seat, State, TYPES, Table, Welcome,
+    Who,
+};
+use super::name::{Claimed, Connection, Name};
+use super::options;
+use super::presence::Seen;
+use super::receiver::Receiver;
+use super::sender::Sender;
+use crate::error::{Error, ErrorKind, Result};
+use crate::mapping::Mapping;
+use crate::mechanism::Mechanism;
+use crate::memfd::Memfd;
+use crate::unix::Seqpacket;
+use crate::wait::{Opens, Wait};
+
+/// For how long a name that is held is waited for to answer, where the caller does not say: a holder
+/// answers at once unless it is stopped.
+const ANSWER: Duration = Duration::from_secs(5);
+
+/// For how long a name that a dead process has left is waited for to be taken over, where the caller does not
+/// wait for it: several times what a survivor needs for that.
+const TAKE_OVER: Duration = Duration::from_millis(200);
+
+/// An end of a channel that can be attached: a [`Sender`] or a [`Receiver`].
+pub trait End: private::End {}
+
+impl End for Sender {}
+impl End for Receiver {}
+
+mod private {
+    use super::{Arc, Mapping, Member, Result, Role, Shape};
+
+    pub trait End: Sized {
+        #[doc(hidden)]
+        #[allow(private_interfaces, reason = "nobody outside can name it")]
+        const ROLE: Role;
+
+        #[doc(hidden)]
+        #[allow(private_interfaces, reason = "nobody outside can name them")]
+        fn attach(map: &Arc<Mapping>, shape: &Shape, member: Member, named: bool) -> Result<Self>;
+    }
+}
+
+impl private::End for Sender {
+    #[allow(private_interfaces, reason = "nobody outside can name it")]
+    const ROLE: Role = Role::Sender;
+
+    #[allow(private_interfaces, reason = "nobody outside can name them")]
+    fn attach(map: &Arc<Mapping>, shape: &Shape, member: Member, named: bool) -> Result<Self> {
+        Self::of_member(map, shape, member, named)
+    }
+}
+
+impl private::End for Receiver {
+    #[allow(private_interfaces, reason = "nobody outside can name it")]
+    const ROLE: Role = Role::Receiver;
+
+    #[allow(private_interfaces, reason = "nobody outside can name them")]
+    fn attach(map: &Arc<Mapping>, shape: &Shape, member: Member, named: bool) -> Result<Self> {
+        Self::of_member(map, shape, member, named)
+    }
+}
+
+/// How an end is attached under a name. Made by [`Options::sender`] and [`Options::receiver`].
+///
+/// Names are those of one user: they are in a folder that only the user can enter ($XDG_RUNTIME_DIR/sinew,
+/// else /run/sinew for root, else a folder in /tmp with the user's number, whose owner and mode are checked), or
+/// in the one that [`folder`](Self::folder) says.
+#[derive(Debug)]
+#[must_use = "it attaches nothing until `create`, `open` or `open_or_create`"]
+pub struct Attach<E> {
+    options: Options,
+    folder: Option<PathBuf>,
+    durable: [u8; NAME],
+    _end: PhantomData<fn() -> E>,
+}
+
+impl<E: End> Attach<E> {
+    pub(super) const fn new(options: Options) -> Self {
+        Self { options, folder: None, durable: [0; NAME], _end: PhantomData }
+    }
+
+    /// Looks for names in this folder, which exists and is this user's or root's.
+    pub fn folder(mut self, path: impl AsRef<Path>) -> Self {
+        self.folder = Some(path.as_ref().to_owned());
+        self
+    }
+
+    /// Makes a channel under a name that nobody holds, with this as its first end.
+    ///
+    /// # Errors
+    /// [`AlreadyExists`](ErrorKind::AlreadyExists) if a process holds the name, which the error tells, and whether that is
+    /// stopped; [`InvalidInput`](ErrorKind::InvalidInput) for a name that cannot be (1 to 200 bytes, without a slash,
+    /// not beginning with a dot), a capacity or a number of senders; as for
+    /// [`memfd::Options::create`](crate::memfd::Options::create) where there is not so much memory.
+    pub fn create(&self, name: impl AsRef<OsStr>) -> Result<E> {
+        let name = self.name(name.as_ref())?;
+        // Before the name is taken: what cannot be is said at once.
+        self.options.bytes()?;
+        self.hold(name.claim(Wait::timeout(ANSWER))?)
+    }
+
+    /// Attaches to the channel that has this name.
+    ///
+    /// # Errors
+    /// [`NotFound`](ErrorKind::NotFound) if there is none; [`InUse`](ErrorKind::InUse) if it has a receiver, or as many
+    /// senders as it can have; [`Mismatch`](ErrorKind::Mismatch) if it is of another pattern or version;
+    /// [`TimedOut`](ErrorKind::TimedOut) if its holder does not answer, naming it.
+    pub fn open(&self, name: impl AsRef<OsStr>) -> Result<E> {
+        let name = self.name(name.as_ref())?;
+        let connection = match name.connect() {
+            // Its holder is dead, and another member may be about to take the name over.
+            Err(error) if error.kind() == ErrorKind::NotFound && name.path().exists() => {
+                match name.connect_wait(Wait::timeout(TAKE_OVER)) {
+                    Err(late) if late.kind() == ErrorKind::TimedOut => return Err(error),
+                    other => other?,
+                }
+            }
+            other => other?,
+        };
+        self.join(&name, Some(connection), Wait::timeout(TAKE_OVER), Wait::timeout(ANSWER))
+    }
+
+    /// Attaches to the channel that has this name, or makes it.
+    ///
+    /// # Errors
+    /// As those of [`create`](Self::create) and [`open`](Self::open).
+    pub fn open_or_create(&self, name: impl AsRef<OsStr>) -> Result<E> {
+        let name = self.name(name.as_ref())?;
+        self.options.bytes()?;
+        match name.claim_or_connect(Wait::timeout(ANSWER))? {
+            Claimed::Ours(listener) => self.hold(listener),
+            Claimed::Theirs(connection) => {
+                self.join(&name, Some(connection), Wait::timeout(ANSWER), Wait::timeout(ANSWER))
+            }
+        }
+    }
+
+    /// A view with the verbs of [`Opens`], which wait for a channel that does not exist yet. Meanwhile nothing
+    /// wakes up.
+    pub fn awaited(&self, name: impl AsRef<OsStr>) -> Awaited<'_, E> {
+        Awaited { attach: self, name: name.as_ref().into() }
+    }
+
+    /// Comes back as the same member: its place is kept when it leaves or dies, for whoever says this name. A sender
+    /// gets its lane again, and so learns from [`Sender::sent`] which of its messages was the last that was committed; a
+    /// receiver's messages wait for it.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a name that is empty, longer than 32 bytes or has a zero in it.
+    pub fn durable(mut self, name: impl AsRef<[u8]>) -> Result<Self> {
+        let name = name.as_ref();
+        if name.is_empty() || name.len() > NAME || name.contains(&0) {
+            return Err(Error::new(ErrorKind::InvalidInput, "name a member")
+                .on(Mechanism::Channel)
+                .because(format!("1 to {NAME} bytes other than zero, not {}", name.len())));
+        }
+        self.durable = [0; NAME];
+        self.durable[..name.len()].copy_from_slice(name);
+        Ok(self)
+    }
+
+    fn name(&self, name: &OsStr) -> Result<Name> {
+        self.options.check_no_queue()?;
+        let Some(text) = name.to_str() else {
+            return Err(Error::new(ErrorKind::InvalidInput, "name a channel")
+                .on(Mechanism::Channel)
+                .object(format!("{name:?}"))
+                .because("it is no text (UTF-8)"));
+        };
+        let folder = match &self.folder {
+            Some(path) => Folder::at(path)?,
+            None => Folder::default()?,
+        };
+        Name::new(folder, text)
+    }
+
+    /// Makes the channel whose name was taken.
+    fn hold(&self, listener: super::name::Listener) -> Result<E> {
+        let (memfd, map, shape) = self.options.make(listener.name().as_str())?;
+        let ties = Ties::new(&map, shape);
+        let table = ties.table()?;
+        let object = Object { memory: memfd.into(), table, facts: [0; FACTS] };
+        let member = Member::create(listener, object, E::ROLE, 0, self.durable, ties)?;
+        E::attach(&map, &shape, member, true)
+    }
+
+    fn join(
+        &self,
+        name: &Name,
+        first: Option<Connection>,
+        exist: Wait<'_>,
+        answer: Wait<'_>,
+    ) -> Result<E> {
+        let hello = Hello {
+            pattern: self.options.pattern_number(),
+            role: E::ROLE,
+            lane: None,
+            name: self.durable,
+            types: [0; TYPES],
+            facts: [0; FACTS],
+            pid: 0,
+            namespace: 0,
+            started: 0,
+        };
+        let mut found = None;
+        let member =
+            Member::join(name, first, &hello, exist, answer, &mut |_: &Welcome, memory| {
+                let (map, shape) = open_memory(memory)?;
+                let ties = Ties::new(&map, shape);
+                let table = ties.table()?;
+                found = Some((map, shape));
+                Ok((table, ties))
+            })?;
+        let (map, shape) = found.ok_or_else(|| damaged("join"))?;
+        E::attach(&map, &shape, member, true)
+    }
+}
+
+/// A channel that may not exist yet. Made by [`Attach::awaited`].
+#[derive(Debug)]
+pub struct Awaited<'a, E> {
+    attach: &'a Attach<E>,
+    name: Box<OsStr>,
+}
+
+impl<E: End> Opens for Awaited<'_, E> {
+    type Opened = E;
+
+    fn open_wait(&self, wait: Wait<'_>) -> Result<E> {
+        let name = self.attach.name(&self.name)?;
+        self.attach.join(&name, None, wait, wait)
+    }
+}
+
+/// An end of a channel without a name that no process has attached yet: two descriptors, which can be handed to a
+/// child or sent over any UNIX socket. Made by [`Options::ends`].
+///
+/// Dropped unattached, the other end is told that nobody will come.
+#[derive(Debug)]
+#[must_use = "dropped, this end is closed"]
+pub struct Unattached<E> {
+    memory: OwnedFd,
+    socket: OwnedFd,
+    _end: PhantomData<fn() -> E>,
+}
+
+/// The places of the ends of a pair.
+const fn place_of(role: Role) -> usize {
+    match role {
+        Role::Receiver => 0,
+        Role::Sender => 1,
+    }
+}
+
+impl<E: End> Unattached<E> {
+    pub(super) const fn new(memory: OwnedFd, socket: OwnedFd) -> Self {
+        Self { memory, socket, _end: PhantomData }
+    }
+
+    /// The two descriptors, in the order in which [`from_fds`](Self::from_fds) takes them.
+    #[must_use]
+    pub fn into_fds(self) -> [OwnedFd; 2] {
+        [self.memory, self.socket]
+    }
+
+    /// An end from its two descriptors. Whether they are one is checked when it is attached.
+    pub fn from_fds(fds: [OwnedFd; 2]) -> Self {
+        let [memory, socket] = fds;
+        Self::new(memory, socket)
+    }
+
+    /// Attaches it to this process. The other end need not be attached yet.
+    ///
+    /// # Errors
+    /// [`Mismatch`](ErrorKind::Mismatch) if the descriptors are no end of a channel of this version;
+    /// [`InUse`](ErrorKind::InUse) if a process has attached it.
+    pub fn attach(self) -> Result<E> {
+        let (map, shape) = open_memory(&self.memory)?;
+        let socket = Seqpacket::from(self.socket);
+        let ties = Ties::new(&map, shape);
+        let object = Object { memory: self.memory, table: ties.table()?, facts: [0; FACTS] };
+        let member = Member::pair(socket, object, place_of(E::ROLE), E::ROLE, 0, ties)?;
+        E::attach(&map, &shape, member, false)
+    }
+}
+
+impl Options {
+    /// The sending end, to be attached under a name.
+    pub const fn sender(self) -> Attach<Sender> {
+        Attach::new(self)
+    }
+
+    /// The receiving end, to be attached under a name.
+    pub const fn receiver(self) -> Attach<Receiver> {
+        Attach::new(self)
+    }
+
+    /// Makes a channel without a name, whose two ends can be handed to other processes before they are
+    /// attached there. A [`stream`](Self::stream) only.
+    ///
+    /// # Errors
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for more senders than one, and as [`bytes`](Self::bytes); as
+    /// for [`memfd::Options::create`](crate::memfd::Options::create) where there is not so much memory.
+    pub fn ends(self) -> Result<(Unattached<Sender>, Unattached<Receiver>)> {
+        self.check_no_queue()?;
+        let (memfd, map, shape) = self.make("pair")?;
+        drop(map);
+        if shape.lanes != 1 {
+            return Err(Error::new(ErrorKind::InvalidInput, "make a pair")
+                .on(Mechanism::Channel)
+                .because("a channel with many senders has a name by which they come"));
+        }
+        let copy = memfd.try_clone()?;
+        let (one, other) = Seqpacket::pair()?;
+        Ok((Unattached::new(memfd.into(), one.into()), Unattached::new(copy.into(), other.into())))
+    }
+}
+
+/// Maps the memory of a channel, if it is one.
+fn open_memory(memory: &OwnedFd) -> Result<(Arc<Mapping>, Shape)> {
+    let memfd = Memfd::try_from(memory.as_fd().try_clone_to_owned().map_err(|e| {
+        let errno = rustix::io::Errno::from_io_error(&e).unwrap_or(rustix::io::Errno::MFILE);
+        Error::os("attach", errno).on(Mechanism::Channel)
+    })?)?;
+    let map = Arc::new(memfd.map()?);
+    let shape = options::open(&map)?;
+    Ok((map, shape))
+}
+
+#[cold]
+fn damaged(operation: &'static str) -> Error {
+    Error::new(ErrorKind::Mismatch, operation)
+        .on(Mechanism::Channel)
+        .because("its memory is damaged")
+}
+
+/// What of a channel the service looks after.
+struct Ties {
+    map: Arc<Mapping>,
+    shape: Shape,
+}
+
+impl Ties {
+    fn new(map: &Arc<Mapping>, shape: Shape) -> Arc<Self> {
+        Arc::new(Self { map: Arc::clone(map), shape })
+    }
+
+    fn table(&self) -> Result<Table> {
+        let (at, count) = (layout::MEMBERS as usize, self.shape.members as usize);
+        Table::new(Arc::clone(&self.map), at, count, layout::HOLDER_AT)
+    }
+
+    fn receiver(&self) -> Side {
+        Side::of_receiver(&self.map, &self.shape, 0)
+    }
+
+    fn senders(&self) -> impl Iterator<Item = Side> {
+        (0..self.shape.lanes).map(|lane| Lane::of(&self.map, &self.shape, lane).sender_side())
+    }
+
+    /// The words of a member, if there is such a lane.
+    fn side(&self, who: Who) -> Option<Side> {
+        match who.role {
+            Role::Receiver => Some(self.receiver()),
+            Role::Sender => self.senders().nth(usize::from(who.lane)),
+        }
+    }
+
+    /// Whether another member has its place in the channel by now.
+    fn is_replaced(&self, who: Who) -> bool {
+        let Ok(table) = self.table() else { return false };
+        (0..table.count())
+            .filter(|slot| *slot != who.slot)
+            .filter_map(|slot| table.state(slot))
+            .any(|state| {
+                matches!(state.kind, Kind::Joining | Kind::Here)
+                    && (state.role, state.lane) == (Some(who.role), who.lane)
+            })
+            || table.state(who.slot).is_some_and(|state| {
+                state.generation != who.generation
+                    && matches!(state.kind, Kind::Joining | Kind::Here)
+            })
+    }
+
+    /// Wakes those who count on a member.
+    fn ring_for(&self, who: Who) {
+        match who.role {
+            Role::Sender => self.receiver().bell().ring(),
+            Role::Receiver => self.senders().for_each(|side| side.bell().ring()),
+        }
+    }
+}
+
+impl Pattern for Ties {
+    // It says itself that it is here, when it is.
+    fn joined(&self, _: Who) {}
+
+    fn left(&self, who: Who) {
+        if let Some(side) = self.side(who) {
+            Seen::never_comes(&side);
+        }
+        self.ring_for(who);
+    }
+
+    fn died(&self, who: Who) {
+        if let Some(side) = self.side(who) {
+            Seen::died(&side, || self.is_replaced(who));
+        }
+        self.ring_for(who);
+    }
+
+    // A lane is as its sender left it, and so is the place of a receiver: whoever comes next goes on there. Only
+    // who has a name keeps its place.
+    fn recover(&self, who: Who) -> bool {
+        self.table().is_ok_and(|table| table.info(who.slot).name == [0; NAME])
+    }
+
+    fn seat(&self, hello: &Hello, table: &Table) -> Result<Seat> {
+        let refused =
+            |kind, why: String| Err(Error::new(kind, "join").on(Mechanism::Channel).because(why));
+        if u64::from(hello.pattern) != self.shape.pattern {
+            return refused(ErrorKind::Mismatch, "it is a channel of another pattern".to_owned());
+        }
+        let places = |lane: Option<u64>| {
+            (0..table.count()).filter_map(|slot| Some((slot, table.state(slot)?))).filter(
+                move |(_, state)| {
+                    state.role == Some(hello.role)
+                        && lane.is_none_or(|lane| lane == u64::from(state.lane))
+                        && state.kind != Kind::Free
+                },
+            )
+        };
+        let is_there = |state: &State| matches!(state.kind, Kind::Joining | Kind::Here);
+        if hello.name != [0; NAME] {
+            let own = places(None).find(|(slot, _)| table.info(*slot).name == hello.name);
+            match own {
+                Some((_, state)) if is_there(&state) => {
+                    let why = format!("{} is there already", show(&hello.name));
+                    return refused(ErrorKind::InUse, why);
+                }
+                Some((slot, state)) => return Ok(Seat::Same { slot, lane: state.lane }),
+                None => {}
+            }
+        }
+        // A place whose member is gone is taken only where that keeps it.
+        let taken = |lane| {
+            places(Some(lane))
+                .find(|(slot, state)| is_there(state) || table.info(*slot).name != [0; NAME])
+        };
+        match hello.role {
+            Role::Receiver => match taken(0) {
+                None => Ok(Seat::Any { lane: 0 }),
+                Some((_, state)) if is_there(&state) => {
+                    refused(ErrorKind::InUse, "it has a receiver".to_owned())
+                }
+                Some((slot, _)) => {
+                    let keeper = show(&table.info(slot).name);
+                    refused(ErrorKind::InUse, format!("the receiver's place is kept for {keeper}"))
+                }
+            },
+            Role::Sender => match (0..self.shape.lanes).find(|lane| taken(*lane).is_none()) {
+                Some(lane) => Ok(Seat::Any { lane: lane as u16 }),
+                None => {
+                    let why = "it has, or keeps places for, as many senders as it can have";
+                    refused(ErrorKind::InUse, why.to_owned())
+                }
+            },
+        }
+    }
+}
+
+/// The name of a durable member, for people.
+fn show(name: &[u8; NAME]) -> String {
+    let end = name.iter().position(|byte| *byte == 0).unwrap_or(NAME);
+    format!("\"{}\"", name[..end].escape_ascii())
+}
