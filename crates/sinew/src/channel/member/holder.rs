@@ -19,14 +19,16 @@ use crate::unix::{Seqpacket, Socket};
 
 /// How many may be connected that have not said who they are. When one more comes, the oldest goes.
 const SILENT: usize = 16;
+/// How often a holder tries for a name that another has, in growing pauses: for about a second.
+const PATIENCE: u32 = 11;
 /// How many newcomers, and messages of one, are taken before others have their turn.
 const BATCH: usize = 16;
 
 /// What a member has that holds the name.
 pub(super) struct Holding {
     pub(super) listener: Option<Attendance<Listener>>,
-    /// Whether it does without: the name is another's.
-    nameless: bool,
+    /// How often the name could not be had, for a reason that lasts.
+    refused: u32,
     /// Whether the listener is not looked at for now.
     deaf: bool,
     pub(super) guests: BTreeMap<u64, Guest>,
@@ -54,21 +56,20 @@ pub(super) struct Newcomer {
 impl Holding {
     pub(super) fn new(memory: &OwnedFd) -> Self {
         let reserve = spare(memory);
-        Self { listener: None, nameless: false, deaf: false, guests: BTreeMap::new(), reserve }
+        Self { listener: None, refused: 0, deaf: false, guests: BTreeMap::new(), reserve }
     }
 
     pub(super) fn listen_by(&mut self, core: &Core, listener: Listener) -> Result<()> {
         self.listener = Some(core.attend(listener, LISTENER)?);
         self.deaf = false;
+        self.refused = 0;
         Ok(())
     }
 
-    pub(super) fn is_to_listen(&self) -> bool {
-        self.listener.is_none() && !self.nameless
-    }
-
-    pub(super) fn go_without_name(&mut self) {
-        self.nameless = true;
+    /// Whether to try again in a while, and not only when there is news of the name.
+    pub(super) fn refused_again(&mut self) -> bool {
+        self.refused += 1;
+        self.refused < PATIENCE
     }
 
     pub(super) fn is_in_place(&self) -> bool {

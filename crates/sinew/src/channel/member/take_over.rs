@@ -102,6 +102,7 @@ impl Core {
             Ok(_) => {
                 inner.unanswered = 0;
                 self.look(inner);
+                self.listen(inner);
             }
             Err(crate::error::WaitError::WouldBlock) => {}
             Err(_) => {
@@ -156,19 +157,31 @@ impl Core {
     /// Takes the name, if that was not possible before.
     pub(super) fn listen(&self, inner: &mut Inner) {
         let (Some(name), Some(holding)) = (&inner.name, &mut inner.holding) else { return };
-        if holding.is_to_listen() {
+        if holding.listener.is_none() {
             let claimed = match &inner.spot {
                 Some(spot) => name.replace(spot, Wait::NEVER),
                 None => name.claim(Wait::NEVER),
             };
             let listens = claimed.and_then(|listener| holding.listen_by(self, listener));
             match listens.map_err(|error| error.kind()) {
-                Ok(()) => inner.pause = super::PAUSE,
+                Ok(()) => {
+                    inner.pause = super::PAUSE;
+                    inner.watch = None;
+                }
                 Err(ErrorKind::WouldBlock | ErrorKind::LimitReached | ErrorKind::NoSpace) => {
                     return inner.later();
                 }
-                // Another channel has the name, or its folder is gone: those who are here go on.
-                Err(_) => holding.go_without_name(),
+                // A holder that leaves may have it for a moment more, or another channel for longer, or the
+                // folder is gone: those who are here go on, and there is news when that changes.
+                Err(_) => {
+                    if inner.watch.is_none() {
+                        let watch = name.watch();
+                        inner.watch = watch.and_then(|watch| self.attend(watch, WATCH)).ok();
+                    }
+                    if holding.refused_again() {
+                        inner.later();
+                    }
+                }
             }
         }
         // Those who came to the last holder and were not let in.
@@ -198,21 +211,31 @@ impl Core {
     }
 
     fn hand_on(&self, holding: &mut Holding, peers: &[Option<super::Peer>]) {
-        let listener = holding.listener.take().map(Attendance::into_source);
+        let mut listener = holding.listener.take().map(Attendance::into_source);
         let Some(heir) = self.heir(peers, |kind| kind == Kind::Here) else {
             // Nobody else: dropped, it removes the name.
             return;
         };
+        if let Some(listener) = &mut listener {
+            listener.pass();
+        }
+        let guest_of = |slot: usize| {
+            let has = |guest: &&Guest| guest.place.is_some_and(|place| place.slot == slot);
+            holding.guests.values().find(has)
+        };
+        if guest_of(heir).is_none() {
+            // It does not know this listener: it finds that nobody has the name.
+            listener = None;
+        }
         let holder = self.table.holder();
         if holder.slot() == Some(self.me.slot) {
             // One that has just arrived may have been faster, which is as good.
             self.table.pass(holder, holder.followed_by(heir));
         }
         let holder = self.table.holder();
-        let Some(mut listener) = listener else { return };
-        listener.pass();
-        let is_heir = |guest: &&Guest| guest.place.map(|place| place.slot) == holder.slot();
-        if let Some(guest) = holding.guests.values().find(is_heir) {
+        if let Some(listener) = listener
+            && let Some(guest) = holder.slot().and_then(guest_of)
+        {
             let message = Writer::take(holder.word());
             let _ = send(guest.socket.source(), &message, &[listener.as_fd()]);
         }

@@ -1,6 +1,7 @@
 //! Members in real processes: this test program is started again as [`peer`], which does what it is told
 //! on its standard input and says what it sees on its standard output.
 
+use std::cell::Cell;
 use std::env;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
@@ -162,6 +163,8 @@ struct Process {
     child: Child,
     tell: ChildStdin,
     says: Receiver<String>,
+    /// Whether it has said that it is here.
+    arrived: Cell<bool>,
 }
 
 /// Far longer than anything takes.
@@ -188,7 +191,7 @@ impl Process {
                 }
             }
         });
-        Self { child, tell, says }
+        Self { child, tell, says, arrived: Cell::new(false) }
     }
 
     fn tell(&mut self, what: &str) {
@@ -196,7 +199,9 @@ impl Process {
     }
 
     fn hear(&self) -> String {
-        self.says.recv_timeout(PATIENCE).expect("it says something")
+        let said = self.says.recv_timeout(PATIENCE).expect("it says something");
+        self.arrived.set(self.arrived.get() || said.starts_with("here "));
+        said
     }
 
     /// What it says next is this.
@@ -504,6 +509,89 @@ fn an_end_that_nobody_attaches_any_more_has_left() {
     drop(b);
     assert_eq!(told.recv().unwrap(), "left 1 1");
     assert_eq!(one.table().state(1).unwrap().kind, Kind::Left);
+}
+
+/// Numbers that are the same in every run: xorshift.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, end: u64) -> u64 {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        self.0 % end
+    }
+}
+
+/// Kills at any moment of joining, leaving and taking over; then whoever is left knows whom it has to know.
+#[test]
+fn whoever_is_killed_when_the_others_find_each_other() {
+    let turns = env::var("SINEW_MEMBER_TURNS").map_or(60, |turns| turns.parse().unwrap());
+    let seed = env::var("SINEW_MEMBER_SEED").map_or(1, |seed| seed.parse().unwrap());
+    let mut numbers = Numbers(0x9E37_79B9_7F4A_7C15 ^ seed);
+    let folder = folder();
+    let mut anchor = Process::start(folder.path(), 16);
+    anchor.tell("create");
+    anchor.hears("here 0 1");
+    let mut others: Vec<Process> = Vec::new();
+    for _ in 0..turns {
+        // Never more than there are places.
+        for _ in 0..numbers.below(4).min(12 - others.len() as u64) {
+            let mut new = Process::start(folder.path(), 16);
+            new.tell("wait");
+            others.push(new);
+        }
+        for _ in 0..numbers.below(1 << 18) {
+            std::hint::spin_loop();
+        }
+        for _ in 0..(1 + numbers.below(3)).min(others.len() as u64) {
+            let mut one = others.swap_remove(numbers.below(others.len() as u64) as usize);
+            if numbers.below(4) == 0 {
+                one.tell("leave");
+                one.hears("gone");
+            }
+            one.child.kill().unwrap();
+            if numbers.below(2) == 0 {
+                one.child.wait().unwrap();
+            }
+        }
+        // The one that stays is another every time: it has held the name, or not.
+        if let Some(next) = others.pop() {
+            while !next.arrived.get() {
+                next.hear();
+            }
+            others.push(std::mem::replace(&mut anchor, next));
+            others.retain_mut(|one| one.child.try_wait().unwrap().is_none());
+            if numbers.below(2) == 0
+                && let Some(old) = others.last_mut()
+            {
+                old.child.kill().unwrap();
+                others.pop();
+            }
+        }
+        // A newcomer that has arrived is known to the one that stays.
+        let mut new = Process::start(folder.path(), 16);
+        new.tell("wait");
+        let here = loop {
+            let said = new.hear();
+            if let Some(place) = said.strip_prefix("here ") {
+                break place.to_owned();
+            }
+        };
+        anchor.hears(&format!("joined {here}"));
+        new.kill();
+        anchor.hears(&format!("died {here}"));
+    }
+    // All that is left leaves, and so does the name.
+    for one in &mut others {
+        one.tell("leave");
+    }
+    for one in &others {
+        one.hears("gone");
+    }
+    anchor.tell("leave");
+    anchor.hears("gone");
+    assert!(is_empty(folder.path()));
 }
 
 /// Tells in this process.
