@@ -69,6 +69,7 @@
 
 mod attach;
 mod bell;
+mod doorbell;
 mod fence;
 mod folder;
 mod lane;

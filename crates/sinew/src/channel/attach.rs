@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Options;
+use super::doorbell::Event;
 use super::folder::Folder;
 use super::lane::{Lane, Side};
 use super::layout::{self, Shape};
@@ -42,7 +43,7 @@ impl End for Sender {}
 impl End for Receiver {}
 
 mod private {
-    use super::{Arc, Mapping, Member, Result, Role, Shape};
+    use super::{Arc, Events, Mapping, Member, Result, Role, Shape};
 
     pub trait End: Sized {
         #[doc(hidden)]
@@ -51,7 +52,13 @@ mod private {
 
         #[doc(hidden)]
         #[allow(private_interfaces, reason = "nobody outside can name them")]
-        fn attach(map: &Arc<Mapping>, shape: &Shape, member: Member, named: bool) -> Result<Self>;
+        fn attach(
+            map: &Arc<Mapping>,
+            shape: &Shape,
+            events: &Events,
+            member: Member,
+            named: bool,
+        ) -> Result<Self>;
     }
 }
 
@@ -60,8 +67,14 @@ impl private::End for Sender {
     const ROLE: Role = Role::Sender;
 
     #[allow(private_interfaces, reason = "nobody outside can name them")]
-    fn attach(map: &Arc<Mapping>, shape: &Shape, member: Member, named: bool) -> Result<Self> {
-        Self::of_member(map, shape, member, named)
+    fn attach(
+        map: &Arc<Mapping>,
+        shape: &Shape,
+        events: &Events,
+        member: Member,
+        named: bool,
+    ) -> Result<Self> {
+        Self::of_member(map, shape, events, member, named)
     }
 }
 
@@ -70,8 +83,14 @@ impl private::End for Receiver {
     const ROLE: Role = Role::Receiver;
 
     #[allow(private_interfaces, reason = "nobody outside can name them")]
-    fn attach(map: &Arc<Mapping>, shape: &Shape, member: Member, named: bool) -> Result<Self> {
-        Self::of_member(map, shape, member, named)
+    fn attach(
+        map: &Arc<Mapping>,
+        shape: &Shape,
+        events: &Events,
+        member: Member,
+        named: bool,
+    ) -> Result<Self> {
+        Self::of_member(map, shape, events, member, named)
     }
 }
 
@@ -192,11 +211,12 @@ impl<E: End> Attach<E> {
     /// Makes the channel whose name was taken.
     fn hold(&self, listener: super::name::Listener) -> Result<E> {
         let (memfd, map, shape) = self.options.make(listener.name().as_str())?;
-        let ties = Ties::new(&map, shape);
-        let table = ties.table()?;
-        let object = Object { memory: memfd.into(), table, facts: [0; FACTS] };
+        let events = Events::new(&shape)?;
+        let ties = Ties::new(&map, shape, &events);
+        let (table, more) = (ties.table()?, events.to_fds()?);
+        let object = Object { memory: memfd.into(), more, table, facts: [0; FACTS] };
         let member = Member::create(listener, object, E::ROLE, 0, self.durable, ties)?;
-        E::attach(&map, &shape, member, true)
+        E::attach(&map, &shape, &events, member, true)
     }
 
     fn join(
@@ -219,15 +239,16 @@ impl<E: End> Attach<E> {
         };
         let mut found = None;
         let member =
-            Member::join(name, first, &hello, exist, answer, &mut |_: &Welcome, memory| {
+            Member::join(name, first, &hello, exist, answer, &mut |_: &Welcome, memory, more| {
                 let (map, shape) = open_memory(memory)?;
-                let ties = Ties::new(&map, shape);
+                let events = Events::of(more)?;
+                let ties = Ties::new(&map, shape, &events);
                 let table = ties.table()?;
-                found = Some((map, shape));
+                found = Some((map, shape, events));
                 Ok((table, ties))
             })?;
-        let (map, shape) = found.ok_or_else(|| damaged("join"))?;
-        E::attach(&map, &shape, member, true)
+        let (map, shape, events) = found.ok_or_else(|| damaged("join"))?;
+        E::attach(&map, &shape, &events, member, true)
     }
 }
 
@@ -247,7 +268,7 @@ impl<E: End> Opens for Awaited<'_, E> {
     }
 }
 
-/// An end of a channel without a name that no process has attached yet: two descriptors, which can be handed to a
+/// An end of a channel without a name that no process has attached yet: four descriptors, which can be handed to a
 /// child or sent over any UNIX socket. Made by [`Options::ends`].
 ///
 /// Dropped unattached, the other end is told that nobody will come.
@@ -256,6 +277,8 @@ impl<E: End> Opens for Awaited<'_, E> {
 pub struct Unattached<E> {
     memory: OwnedFd,
     socket: OwnedFd,
+    /// The doorbells, of the receiver and of the sender.
+    bells: [OwnedFd; 2],
     _end: PhantomData<fn() -> E>,
 }
 
@@ -268,20 +291,21 @@ const fn place_of(role: Role) -> usize {
 }
 
 impl<E: End> Unattached<E> {
-    pub(super) const fn new(memory: OwnedFd, socket: OwnedFd) -> Self {
-        Self { memory, socket, _end: PhantomData }
+    const fn new(memory: OwnedFd, socket: OwnedFd, bells: [OwnedFd; 2]) -> Self {
+        Self { memory, socket, bells, _end: PhantomData }
     }
 
-    /// The two descriptors, in the order in which [`from_fds`](Self::from_fds) takes them.
+    /// The four descriptors, in the order in which [`from_fds`](Self::from_fds) takes them.
     #[must_use]
-    pub fn into_fds(self) -> [OwnedFd; 2] {
-        [self.memory, self.socket]
+    pub fn into_fds(self) -> [OwnedFd; 4] {
+        let [receivers, senders] = self.bells;
+        [self.memory, self.socket, receivers, senders]
     }
 
-    /// An end from its two descriptors. Whether they are one is checked when it is attached.
-    pub fn from_fds(fds: [OwnedFd; 2]) -> Self {
-        let [memory, socket] = fds;
-        Self::new(memory, socket)
+    /// An end from its four descriptors. Whether they are one is checked when it is attached.
+    pub fn from_fds(fds: [OwnedFd; 4]) -> Self {
+        let [memory, socket, receivers, senders] = fds;
+        Self::new(memory, socket, [receivers, senders])
     }
 
     /// Attaches it to this process. The other end need not be attached yet.
@@ -292,10 +316,12 @@ impl<E: End> Unattached<E> {
     pub fn attach(self) -> Result<E> {
         let (map, shape) = open_memory(&self.memory)?;
         let socket = Seqpacket::from(self.socket);
-        let ties = Ties::new(&map, shape);
-        let object = Object { memory: self.memory, table: ties.table()?, facts: [0; FACTS] };
+        let events = Events::of(&self.bells)?;
+        let ties = Ties::new(&map, shape, &events);
+        let (memory, table) = (self.memory, ties.table()?);
+        let object = Object { memory, more: Vec::new(), table, facts: [0; FACTS] };
         let member = Member::pair(socket, object, place_of(E::ROLE), E::ROLE, 0, ties)?;
-        E::attach(&map, &shape, member, false)
+        E::attach(&map, &shape, &events, member, false)
     }
 }
 
@@ -327,7 +353,10 @@ impl Options {
         }
         let copy = memfd.try_clone()?;
         let (one, other) = Seqpacket::pair()?;
-        Ok((Unattached::new(memfd.into(), one.into()), Unattached::new(copy.into(), other.into())))
+        let (receivers, senders) = (Event::new()?, Event::new()?);
+        let bells = || Ok::<_, Error>([receivers.to_fd()?, senders.to_fd()?]);
+        let sender = Unattached::new(memfd.into(), one.into(), bells()?);
+        Ok((sender, Unattached::new(copy.into(), other.into(), bells()?)))
     }
 }
 
@@ -349,15 +378,40 @@ fn damaged(operation: &'static str) -> Error {
         .because("its memory is damaged")
 }
 
+/// The doorbells of a channel: of its receiver, and of its sender where it has one.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Events {
+    pub(super) receiver: Option<Event>,
+    pub(super) sender: Option<Event>,
+}
+
+impl Events {
+    pub(super) fn new(shape: &Shape) -> Result<Self> {
+        let sender = if shape.lanes == 1 { Some(Event::new()?) } else { None };
+        Ok(Self { receiver: Some(Event::new()?), sender })
+    }
+
+    /// As they were handed over, in the order of `to_fds`.
+    fn of(fds: &[OwnedFd]) -> Result<Self> {
+        let event = |at: usize| fds.get(at).map(|fd| Event::from_fd(fd.as_fd())).transpose();
+        Ok(Self { receiver: event(0)?, sender: event(1)? })
+    }
+
+    fn to_fds(&self) -> Result<Vec<OwnedFd>> {
+        [&self.receiver, &self.sender].into_iter().flatten().map(Event::to_fd).collect()
+    }
+}
+
 /// What of a channel the service looks after.
 struct Ties {
     map: Arc<Mapping>,
     shape: Shape,
+    events: Events,
 }
 
 impl Ties {
-    fn new(map: &Arc<Mapping>, shape: Shape) -> Arc<Self> {
-        Arc::new(Self { map: Arc::clone(map), shape })
+    fn new(map: &Arc<Mapping>, shape: Shape, events: &Events) -> Arc<Self> {
+        Arc::new(Self { map: Arc::clone(map), shape, events: events.clone() })
     }
 
     fn table(&self) -> Result<Table> {
@@ -366,11 +420,12 @@ impl Ties {
     }
 
     fn receiver(&self) -> Side {
-        Side::of_receiver(&self.map, &self.shape, 0)
+        Side::of_receiver(&self.map, &self.shape, 0).with_event(self.events.receiver.as_ref())
     }
 
     fn senders(&self) -> impl Iterator<Item = Side> {
-        (0..self.shape.lanes).map(|lane| Lane::of(&self.map, &self.shape, lane).sender_side())
+        let side = |lane| Lane::of(&self.map, &self.shape, lane).sender_side();
+        (0..self.shape.lanes).map(move |lane| side(lane).with_event(self.events.sender.as_ref()))
     }
 
     /// The words of a member, if there is such a lane.
@@ -400,8 +455,8 @@ impl Ties {
     /// Wakes those who count on a member.
     fn ring_for(&self, who: Who) {
         match who.role {
-            Role::Sender => self.receiver().bell().ring(),
-            Role::Receiver => self.senders().for_each(|side| side.bell().ring()),
+            Role::Sender => self.receiver().ring(),
+            Role::Receiver => self.senders().for_each(|side| side.ring()),
         }
     }
 }

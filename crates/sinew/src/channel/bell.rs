@@ -20,6 +20,9 @@ use crate::wait::Wait;
 /// How often a sleeper looks whose kernel has begun to refuse it the fence.
 const LOOK: Duration = Duration::from_millis(1);
 
+/// In the word of a sleeper: it is not in a call, and wants its doorbell made readable.
+pub(crate) const BY_DOORBELL: u64 = 1 << 63;
+
 #[cfg(all(test, sinew_loom))]
 mod models;
 
@@ -68,7 +71,7 @@ impl<A: Atom, W: Word> Bell<'_, A, W> {
         loop {
             let heard = self.word.load(Acquire);
             if !cfg!(sabotage = "bell-one-number") || sleeps.last == 0 {
-                sleeps.last = sleeps.last.wrapping_add(1).max(1);
+                sleeps.last = (sleeps.last.wrapping_add(1) & !BY_DOORBELL).max(1);
             }
             if !cfg!(sabotage = "bell-no-number") {
                 self.sleeps.store(sleeps.last, Relaxed);

@@ -4,9 +4,11 @@
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use super::bell::Bell;
+use super::bell::{BY_DOORBELL, Bell, Rung};
+use super::doorbell::Event;
+use super::fence::Fencing;
 use super::layout::Shape;
 use super::memory::{Memory, ReceiverField, SenderField};
 use crate::mapping::Mapping;
@@ -53,7 +55,7 @@ impl Lane {
     pub(crate) fn sender_side(&self) -> Side {
         // SAFETY: a lane has `layout::LANE` bytes from `words`, which this is inside of.
         let base = unsafe { self.words.add(SENDER_SIDE_AT) };
-        Side { _map: Arc::clone(&self.map), base }
+        Side { _map: Arc::clone(&self.map), base, event: None }
     }
 
     #[inline]
@@ -190,6 +192,8 @@ pub(crate) struct Side {
     /// It keeps the map, in which the other points.
     _map: Arc<Mapping>,
     base: NonNull<u8>,
+    /// Its doorbell, where members have one.
+    event: Option<Event>,
 }
 
 // SAFETY: as for `Lane`.
@@ -221,7 +225,7 @@ impl Side {
     pub(crate) fn of_receiver(map: &Arc<Mapping>, shape: &Shape, index: u64) -> Self {
         assert!(shape.bytes() <= map.len() as u64 && map.is_writable(), "the shape is the map's");
         let at = map.as_mut_ptr().wrapping_add(shape.receiver_at(index));
-        Self { _map: Arc::clone(map), base: NonNull::new(at).expect("in the map") }
+        Self { _map: Arc::clone(map), base: NonNull::new(at).expect("in the map"), event: None }
     }
 
     #[inline]
@@ -229,6 +233,43 @@ impl Side {
         // SAFETY: a side has 256 bytes, and begins at a multiple of 128; everybody uses it as an atomic; the
         // map is kept.
         unsafe { &*words_at(self.base, field as usize * 8).cast::<AtomicU64>() }
+    }
+
+    /// The same, with its doorbell.
+    pub(crate) fn with_event(self, event: Option<&Event>) -> Self {
+        Self { event: event.cloned(), ..self }
+    }
+
+    /// Its doorbell, if it has one.
+    pub(crate) fn event(&self) -> Option<&Event> {
+        self.event.as_ref()
+    }
+
+    /// Rings if it sleeps and this peer has not rung for that yet. See [`Bell::ring_if_asleep`].
+    #[inline]
+    pub(crate) fn ring_if_asleep(&self, rung: &mut Rung, fencing: Fencing) -> bool {
+        let rang = self.bell().ring_if_asleep(rung, fencing);
+        if rang {
+            self.ring_event();
+        }
+        rang
+    }
+
+    /// Rings whether it sleeps or not.
+    pub(crate) fn ring(&self) {
+        self.bell().ring();
+        self.ring_event();
+    }
+
+    /// Makes the doorbell readable, if it is by that that it is woken.
+    #[cold]
+    fn ring_event(&self) {
+        let sleeping = self.word(SideField::Sleeping).load(Ordering::Acquire);
+        if sleeping & BY_DOORBELL != 0
+            && let Some(event) = &self.event
+        {
+            event.ring();
+        }
     }
 
     #[inline]

@@ -62,7 +62,7 @@ use link::Link;
 use message::{How, Writer};
 
 #[allow(unused_imports, reason = "who attaches by name uses them")]
-pub(crate) use message::{FACTS, Hello, Place, TYPES, Welcome};
+pub(crate) use message::{FACTS, Hello, MOST_MORE, Place, TYPES, Welcome};
 #[allow(unused_imports, reason = "who attaches by name uses them")]
 pub(crate) use slot::{Holder, Info, Kind, MOST, NAME, Role, SIZE, State, Table};
 
@@ -123,6 +123,8 @@ pub(crate) enum Seat {
 pub(crate) struct Object {
     /// The memory that all map.
     pub(crate) memory: OwnedFd,
+    /// What else newcomers are handed: at most `MOST_MORE`.
+    pub(crate) more: Vec<OwnedFd>,
     pub(crate) table: Table,
     /// What newcomers are told of it.
     pub(crate) facts: [u8; FACTS],
@@ -152,6 +154,7 @@ struct Inner {
     /// Set when the member leaves: nothing is done any more.
     over: bool,
     memory: OwnedFd,
+    more: Vec<OwnedFd>,
     facts: [u8; FACTS],
     /// The random number of the channel.
     channel: [u8; 16],
@@ -275,7 +278,8 @@ impl Member {
         table.set_first_holder(0);
         let me = Who { slot: 0, generation, role, lane };
         let name = Some(listener.name().clone());
-        let inner = Inner::new(object.memory, object.facts, random()?, name, table.count());
+        let inner =
+            Inner::new((object.memory, object.more), object.facts, random()?, name, table.count());
         let member = Self::new(me, table, pattern, service, inner);
         if !member.core.table.slot(0).is_some_and(|slot| slot.arrive(generation)) {
             return Err(damaged("create", "its memory is not new"));
@@ -311,7 +315,7 @@ impl Member {
 
 impl Inner {
     fn new(
-        memory: OwnedFd,
+        (memory, more): (OwnedFd, Vec<OwnedFd>),
         facts: [u8; FACTS],
         channel: [u8; 16],
         name: Option<Name>,
@@ -320,6 +324,7 @@ impl Inner {
         Self {
             over: false,
             memory,
+            more,
             facts,
             channel,
             name,

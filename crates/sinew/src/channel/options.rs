@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::attach::Events;
 use super::fence::{self, Fencing};
 use super::lane::{Lane, Side};
 use super::layout::{FEWEST_SLOTS, MOST_MEMBERS, Shape};
@@ -121,11 +122,15 @@ impl Options {
         let (_, map, shape) = self.make("pair")?;
         let fencing = Fencing::of(shape.kernel_fences);
         let lanes = (0..shape.lanes).map(|index| Lane::of(&map, &shape, index)).collect();
-        let side = || Side::of_receiver(&map, &shape, 0);
-        let receiver = Receiver::attach(lanes, side(), fencing, None, false).map_err(damaged)?;
+        let events = Events::new(&shape)?;
+        let side = || Side::of_receiver(&map, &shape, 0).with_event(events.receiver.as_ref());
+        let bell = events.sender.as_ref();
+        let receiver =
+            Receiver::attach(lanes, side(), bell, fencing, None, false).map_err(damaged)?;
         let lane = Lane::of(&map, &shape, 0);
+        let own = lane.sender_side().with_event(bell);
         let sender =
-            Sender::attach(lane, side(), self.full, fencing, None, false).map_err(damaged)?;
+            Sender::attach(lane, own, side(), self.full, fencing, None, false).map_err(damaged)?;
         Ok((sender, receiver))
     }
 

@@ -4,10 +4,13 @@
 use std::cell::Cell;
 use std::fmt;
 use std::ops::Deref;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::attach::Events;
 use super::bell::{Rung, Sleeps};
+use super::doorbell::{Doorbell, Event};
 use super::fence::Fencing;
 use super::lane::{Lane, Side, SideField};
 use super::layout::Shape;
@@ -37,6 +40,7 @@ pub struct Receiver {
     taken: Cell<u32>,
     own: Side,
     sleeps: Cell<Sleeps>,
+    doorbell: Doorbell,
     told_cpu: Cell<u32>,
     fencing: Fencing,
     /// Whether it waits for further senders when all have left.
@@ -81,13 +85,14 @@ impl Receiver {
     pub(super) fn attach(
         lanes: Vec<Lane>,
         own: Side,
+        senders: Option<&Event>,
         fencing: Fencing,
         member: Option<Member>,
         lasts: bool,
     ) -> Result<Self, Corrupt> {
         own.word(SideField::Sleeping).store(0, Relaxed);
         let last = own.word(SideField::Sleeps).load(Relaxed);
-        let ends = lanes.into_iter().map(|lane| End::attach(lane, fencing));
+        let ends = lanes.into_iter().map(|lane| End::attach(lane, senders, fencing));
         let ends = ends.collect::<Result<Box<[End]>, Corrupt>>()?;
         let receiver = Self {
             ends,
@@ -95,6 +100,7 @@ impl Receiver {
             taken: Cell::new(0),
             own,
             sleeps: Cell::new(Sleeps { last }),
+            doorbell: Doorbell::default(),
             told_cpu: Cell::new(0),
             fencing,
             waits_on: Cell::new(false),
@@ -104,7 +110,7 @@ impl Receiver {
         };
         let turn = Seen::at(&receiver.own).turn + 1;
         Seen { presence: Presence::Here, turn }.say(&receiver.own);
-        receiver.ends.iter().for_each(|end| end.sender.bell().ring());
+        receiver.ends.iter().for_each(|end| end.sender.ring());
         Ok(receiver)
     }
 
@@ -124,20 +130,50 @@ impl Receiver {
         let lanes = (0..shape.lanes).map(|index| Lane::of(map, &shape, index)).collect();
         let own = Side::of_receiver(map, &shape, 0);
         let fencing = Fencing::of(shape.kernel_fences);
-        Self::attach(lanes, own, fencing, None, true).map_err(options::damaged)
+        Self::attach(lanes, own, None, fencing, None, true).map_err(options::damaged)
     }
 
     /// The end of a member.
     pub(super) fn of_member(
         map: &Arc<Mapping>,
         shape: &Shape,
+        events: &Events,
         member: Member,
         lasts: bool,
     ) -> Result<Self> {
         let lanes = (0..shape.lanes).map(|index| Lane::of(map, shape, index)).collect();
-        let own = Side::of_receiver(map, shape, 0);
+        let own = Side::of_receiver(map, shape, 0).with_event(events.receiver.as_ref());
         let fencing = Fencing::of(shape.kernel_fences);
-        Self::attach(lanes, own, fencing, Some(member), lasts).map_err(options::damaged)
+        Self::attach(lanes, own, events.sender.as_ref(), fencing, Some(member), lasts)
+            .map_err(options::damaged)
+    }
+
+    /// A descriptor that is readable while there may be a message, to be polled beside others: after a
+    /// [`try_recv`](Receives::try_recv) or [`try_borrow`](Borrows::try_borrow) said [`Empty`](RecvError::Empty), it becomes readable when
+    /// there is a message, or a sender has died or left. Not for a call to read or write: only to poll. Taking
+    /// it twice gives the same.
+    ///
+    /// ```
+    /// use sinew::channel::Options;
+    /// use sinew::poller::{Interest, Poller, Token};
+    /// use sinew::wait::{Receives, Sends, Waits};
+    ///
+    /// let (sender, receiver) = Options::stream().pair()?;
+    /// let poller = Poller::new()?;
+    /// let bell = receiver.doorbell()?.try_clone_to_owned().unwrap();
+    /// let _bell = poller.add(bell, Token(1), Interest::READABLE)?;
+    /// assert!(receiver.try_recv(&mut [0; 8]).is_err());
+    /// sender.send(b"ding").unwrap();
+    /// let mut events = sinew::poller::Events::with_capacity(8);
+    /// assert_eq!(poller.fill(&mut events).wait(), Ok(1));
+    /// assert_eq!(receiver.try_recv(&mut [0; 8]), Ok(4));
+    /// # Ok::<(), sinew::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) where there is none: for [`open_in`](Self::open_in).
+    pub fn doorbell(&self) -> Result<BorrowedFd<'_>> {
+        self.doorbell.take(&self.own)
     }
 
     /// Whether it waits for further senders when all have left, instead of being told
@@ -151,7 +187,7 @@ impl Receiver {
     pub fn sender_died(&self, lane: u32) {
         if let Some(end) = self.ends.get(lane as usize) {
             Seen::died(&end.sender, || false);
-            self.own.bell().ring();
+            self.own.ring();
         }
     }
 
@@ -171,7 +207,7 @@ impl Receiver {
         // A loop that polls comes by here.
         if wait.is_never() && self.ends.len() == 1 && Seen::is_at_work(&end.sender) && !end.glance()
         {
-            return Err(RecvError::Empty);
+            return self.found_nothing();
         }
         self.look_further(wait)
     }
@@ -183,7 +219,7 @@ impl Receiver {
             return found;
         }
         if wait.is_never() {
-            return Err(RecvError::Empty);
+            return self.found_nothing();
         }
         wait.check_interrupt_word().map_err(RecvError::from)?;
         let last = &self.ends[self.turn.get()];
@@ -191,11 +227,19 @@ impl Receiver {
         if let Some(found) = spin::spin(&last.sender, glance, || self.look_around()) {
             return found;
         }
+        self.doorbell.rest(&self.own);
         let mut sleeps = self.sleeps.take();
         let bell = self.own.bell();
         let found = bell.sleep_until(&mut sleeps, self.fencing, wait, || self.look_around());
         self.sleeps.set(sleeps);
         found.unwrap_or_else(|stop| Err(RecvError::from(stop)))
+    }
+
+    #[inline]
+    fn found_nothing(&self) -> Result<(&End, Record), RecvError> {
+        let look = || self.look_around();
+        let found = self.doorbell.arm(&self.own, &self.sleeps, self.fencing, look);
+        found.unwrap_or(Err(RecvError::Empty))
     }
 
     /// Looks at every lane once, from the one after the last turn. An end is told when no lane has more.
@@ -240,9 +284,9 @@ impl Receiver {
 }
 
 impl End {
-    fn attach(lane: Lane, fencing: Fencing) -> Result<Self, Corrupt> {
+    fn attach(lane: Lane, event: Option<&Event>, fencing: Fencing) -> Result<Self, Corrupt> {
         let (ring, given) = Receiving::resume(&lane)?;
-        let sender = lane.sender_side();
+        let sender = lane.sender_side().with_event(event);
         let first = ring.head();
         // How often a receiver died over the message that is first now.
         let (count, at) = (ReceiverField::Attempts, ReceiverField::AttemptsAt);
@@ -297,7 +341,7 @@ impl End {
     #[inline]
     fn consumed(&self) {
         let mut rung = self.rung.get();
-        if self.sender.bell().ring_if_asleep(&mut rung, self.fencing) {
+        if self.sender.ring_if_asleep(&mut rung, self.fencing) {
             self.rung.set(rung);
         }
     }
@@ -401,7 +445,7 @@ impl Drop for Receiver {
         if self.origin.is_here() {
             let turn = Seen::at(&self.own).turn;
             Seen { presence: Presence::Left, turn }.say(&self.own);
-            self.ends.iter().for_each(|end| end.sender.bell().ring());
+            self.ends.iter().for_each(|end| end.sender.ring());
         }
     }
 }

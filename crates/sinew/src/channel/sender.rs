@@ -4,10 +4,13 @@
 use std::cell::Cell;
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
+use super::attach::Events;
 use super::bell::{Rung, Sleeps};
+use super::doorbell::Doorbell;
 use super::fence::Fencing;
 use super::lane::{Lane, Side, SideField};
 use super::layout::Shape;
@@ -34,6 +37,7 @@ pub struct Sender {
     ring: Sending,
     rung: Cell<Rung>,
     sleeps: Cell<Sleeps>,
+    doorbell: Doorbell,
     told_cpu: Cell<u32>,
     fencing: Fencing,
     full: Full,
@@ -48,6 +52,7 @@ impl Sender {
     /// Takes a lane, which nobody else sends through now.
     pub(super) fn attach(
         lane: Lane,
+        own: Side,
         peer: Side,
         full: Full,
         fencing: Fencing,
@@ -55,7 +60,6 @@ impl Sender {
         lasts: bool,
     ) -> Result<Self, Corrupt> {
         let ring = Sending::resume(&lane)?;
-        let own = lane.sender_side();
         // Whoever slept here before is gone.
         own.word(SideField::Sleeping).store(0, Relaxed);
         let last = own.word(SideField::Sleeps).load(Relaxed);
@@ -66,6 +70,7 @@ impl Sender {
             ring,
             rung: Cell::default(),
             sleeps: Cell::new(Sleeps { last }),
+            doorbell: Doorbell::default(),
             told_cpu: Cell::new(0),
             fencing,
             full,
@@ -75,7 +80,7 @@ impl Sender {
         };
         let turn = Seen::at(&sender.own).turn + 1;
         Seen { presence: Presence::Here, turn }.say(&sender.own);
-        sender.peer.bell().ring();
+        sender.peer.ring();
         Ok(sender)
     }
 
@@ -99,14 +104,16 @@ impl Sender {
         }
         let peer = Side::of_receiver(map, &shape, 0);
         let lane = Lane::of(map, &shape, u64::from(lane));
+        let own = lane.sender_side();
         let (full, fencing) = (Full::of(&shape), Fencing::of(shape.kernel_fences));
-        Self::attach(lane, peer, full, fencing, None, true).map_err(options::damaged)
+        Self::attach(lane, own, peer, full, fencing, None, true).map_err(options::damaged)
     }
 
     /// The end of a member, on the lane that it was given.
     pub(super) fn of_member(
         map: &Arc<Mapping>,
         shape: &Shape,
+        events: &Events,
         member: Member,
         lasts: bool,
     ) -> Result<Self> {
@@ -114,17 +121,18 @@ impl Sender {
         if lane >= shape.lanes {
             return Err(options::damaged(Corrupt));
         }
-        let peer = Side::of_receiver(map, shape, 0);
+        let peer = Side::of_receiver(map, shape, 0).with_event(events.receiver.as_ref());
         let lane = Lane::of(map, shape, lane);
+        let own = lane.sender_side().with_event(events.sender.as_ref());
         let (full, fencing) = (Full::of(shape), Fencing::of(shape.kernel_fences));
-        Self::attach(lane, peer, full, fencing, Some(member), lasts).map_err(options::damaged)
+        Self::attach(lane, own, peer, full, fencing, Some(member), lasts).map_err(options::damaged)
     }
 
     /// Says that the receiver is dead: for whoever has proof of it, a pidfd that is readable. What waits for
     /// it is woken.
     pub fn receiver_died(&self) {
         Seen::died(&self.peer, || false);
-        self.own.bell().ring();
+        self.own.ring();
     }
 
     /// How many messages were sent through this lane, by its former senders too: so one that comes back
@@ -132,6 +140,16 @@ impl Sender {
     #[must_use]
     pub fn sent(&self) -> u64 {
         self.ring.sent()
+    }
+
+    /// A descriptor that is readable while there may be room, to be polled beside others: after a
+    /// [`try_send`](Sends::try_send) said [`Full`](SendError::Full), it becomes readable when there is room for that message, or nobody
+    /// can receive any more. Not for a call to read or write: only to poll. Taking it twice gives the same.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) where there is none: in a fan-in, and for [`open_in`](Self::open_in).
+    pub fn doorbell(&self) -> Result<BorrowedFd<'_>> {
+        self.doorbell.take(&self.own)
     }
 
     /// The most bytes that a message can have.
@@ -164,10 +182,10 @@ impl Sender {
         self.published();
         let full = self.full;
         if full != Full::Block || wait.is_never() {
-            return match self.look(len) {
-                Some(done) => done,
-                None => Err(SendError::Full),
-            };
+            let found = self.look(len).or_else(|| {
+                self.doorbell.arm(&self.own, &self.sleeps, self.fencing, || self.look(len))
+            });
+            return found.unwrap_or(Err(SendError::Full));
         }
         wait.check_interrupt_word().map_err(SendError::from)?;
         if let Some(done) =
@@ -175,6 +193,7 @@ impl Sender {
         {
             return done;
         }
+        self.doorbell.rest(&self.own);
         let mut sleeps = self.sleeps.take();
         let found = self.own.bell().sleep_until(&mut sleeps, self.fencing, wait, || self.look(len));
         self.sleeps.set(sleeps);
@@ -210,7 +229,7 @@ impl Sender {
     #[inline]
     fn published(&self) {
         let mut rung = self.rung.get();
-        let rang = self.peer.bell().ring_if_asleep(&mut rung, self.fencing);
+        let rang = self.peer.ring_if_asleep(&mut rung, self.fencing);
         if rang {
             self.rung.set(rung);
             self.rang();
@@ -259,7 +278,7 @@ impl Drop for Sender {
         if self.origin.is_here() {
             let turn = Seen::at(&self.own).turn;
             Seen { presence: Presence::Left, turn }.say(&self.own);
-            self.peer.bell().ring();
+            self.peer.ring();
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Channels between real processes: under names, by handed-over ends, and what the others see of a death.
 
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::Signal;
 use sinew::channel::{Attach, Options, Receiver, Sender, Unattached};
 use sinew::wait::{Borrows, Opens, Receives, Sends};
@@ -19,6 +21,8 @@ pub(crate) const TESTS: &[Test] = tests![
     a_durable_sender_has_its_lane_again,
     whoever_waits_for_a_name_gets_it,
     names_and_ends_are_refused_by_name,
+    a_doorbell_is_readable_while_there_is_something_to_receive,
+    a_doorbell_is_readable_while_there_is_room,
 ];
 pub(crate) const ROLES: &[Role] = roles![sends, receives, given_end, waits];
 
@@ -131,7 +135,7 @@ fn messages_go_from_process_to_process() -> Result<(), Skip> {
 
 /// Attaches an end that it is handed.
 fn given_end(link: &Link) {
-    let fds = [link.recv_fd(), link.recv_fd()];
+    let fds = std::array::from_fn(|_| link.recv_fd());
     let sender = Unattached::<Sender>::from_fds(fds).attach().unwrap();
     sender.send(b"from the child").unwrap();
     link.say("sent");
@@ -323,9 +327,85 @@ fn names_and_ends_are_refused_by_name() -> Result<(), Skip> {
     assert_eq!(other.kind(), ErrorKind::Mismatch, "{other}");
     assert!(receiver(stream()).durable("").is_err());
     // Descriptors that are no end of a channel.
-    let (one, other) = std::io::pipe().unwrap();
-    let error = Unattached::<Sender>::from_fds([one.into(), other.into()]).attach().unwrap_err();
+    let fds = std::array::from_fn(|_| std::io::pipe().unwrap().0.into());
+    let error = Unattached::<Sender>::from_fds(fds).attach().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Mismatch, "{error}");
     drop(first);
+    Ok(())
+}
+
+fn is_readable(fd: BorrowedFd<'_>, patience: Duration) -> bool {
+    let mut polled = [PollFd::from_borrowed_fd(fd, PollFlags::IN)];
+    poll(&mut polled, Some(&Timespec::try_from(patience).unwrap())).unwrap() == 1
+}
+
+fn a_doorbell_is_readable_while_there_is_something_to_receive() -> Result<(), Skip> {
+    let receiver = receiver(Options::fan_in(2).capacity(4096)).create("test").unwrap();
+    let bell = receiver.doorbell().unwrap();
+    assert!(is_readable(bell, Duration::ZERO));
+    let empty = || assert_eq!(receiver.try_recv(&mut [0; 8]), Err(RecvError::Empty));
+    empty();
+    assert!(!is_readable(bell, SHORT));
+    for killed in [false, true] {
+        let (peer, _) = sending("-", "fan-in");
+        // Somebody came, who has sent nothing.
+        empty();
+        assert!(!is_readable(bell, SHORT));
+        for count in [1, 3, 40] {
+            peer.say(count);
+            for taken in 0..count {
+                assert!(is_readable(bell, LONG), "{taken} of {count}");
+                number(&receiver).unwrap();
+            }
+            peer.expect("sent");
+            empty();
+            assert!(!is_readable(bell, SHORT));
+        }
+        let how = if killed {
+            peer.kill();
+            RecvError::PeerDied
+        } else {
+            end(peer);
+            RecvError::Closed
+        };
+        assert!(is_readable(bell, LONG));
+        assert_eq!(receiver.try_recv(&mut [0; 8]), Err(how));
+        receiver.outlast_senders(true);
+        empty();
+        assert!(!is_readable(bell, SHORT));
+        receiver.outlast_senders(false);
+    }
+    // A call that waits takes the place of the doorbell, and gives it back at rest.
+    assert_eq!(receiver.recv_timeout(&mut [0; 8], SHORT), Err(RecvError::TimedOut));
+    assert!(is_readable(bell, Duration::ZERO));
+    Ok(())
+}
+
+fn a_doorbell_is_readable_while_there_is_room() -> Result<(), Skip> {
+    let sender = sender(stream()).create("test").unwrap();
+    let peer = Peer::spawn("channel_attach::receives");
+    peer.expect("here");
+    let bell = sender.doorbell().unwrap();
+    for _ in 0..3 {
+        let mut sent = 0;
+        while sender.try_send(&[1; 8]).is_ok() {
+            sent += 1;
+            assert!(sent < 1000);
+        }
+        assert_eq!(sender.try_send(&[1; 8]), Err(SendError::Full));
+        assert!(!is_readable(bell, SHORT));
+        peer.say(1);
+        let _ = peer.hear();
+        assert!(is_readable(bell, LONG));
+        sender.try_send(&[1; 8]).unwrap();
+        assert_eq!(sender.try_send(&[1; 8]), Err(SendError::Full));
+        assert!(!is_readable(bell, SHORT));
+        peer.say(sent);
+        let _ = peer.hear();
+        assert!(is_readable(bell, LONG));
+    }
+    // In a fan-in a sender has none.
+    let many = Options::fan_in(2).sender().folder(scratch()).create("many").unwrap();
+    assert_eq!(many.doorbell().unwrap_err().kind(), ErrorKind::Unsupported);
     Ok(())
 }

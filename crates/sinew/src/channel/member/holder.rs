@@ -307,7 +307,9 @@ impl Core {
         let guest = guest.ok_or(SendError::Closed)?;
         let own = PidFd::own().map_err(|_| SendError::TooManyInFlight)?;
         let mut places = vec![self.me.place()];
-        let mut fds = vec![inner.memory.as_fd(), own.as_fd()];
+        let mut fds = vec![inner.memory.as_fd()];
+        fds.extend(inner.more.iter().map(AsFd::as_fd));
+        fds.push(own.as_fd());
         for (place, pidfd) in others(inner, who.slot) {
             places.push(place);
             fds.push(pidfd);
@@ -322,7 +324,7 @@ impl Core {
             facts: inner.facts,
             places,
         };
-        send(guest.socket.source(), &Writer::welcome(&welcome), &fds)
+        send(guest.socket.source(), &Writer::welcome(&welcome, inner.more.len()), &fds)
     }
 
     /// A member of the last holder shows its place.

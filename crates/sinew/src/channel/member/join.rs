@@ -27,6 +27,9 @@ const JOIN: &str = "join";
 /// told of them.
 pub(crate) type Attached = (Table, Arc<dyn Pattern>);
 
+/// Maps the memory that came with a welcome, and takes what else the pattern hands to newcomers.
+pub(crate) type Maps<'a> = &'a mut dyn FnMut(&Welcome, &OwnedFd, &[OwnedFd]) -> Result<Attached>;
+
 impl Member {
     /// Joins the channel of this name: by `first`, if the name was found to be held, else by a connection
     /// of its own, for which it waits as `exist` allows.
@@ -46,7 +49,7 @@ impl Member {
         hello: &Hello,
         exist: Wait<'_>,
         answer: Wait<'_>,
-        attach: &mut dyn FnMut(&Welcome, &OwnedFd) -> Result<Attached>,
+        attach: Maps<'_>,
     ) -> Result<Self> {
         let info = access::info();
         let (pid, namespace, started) = (info.pid, info.namespace, info.started);
@@ -61,16 +64,22 @@ impl Member {
                 return Err(failed(name, ErrorKind::PermissionDenied)
                     .because("the channel is another user's"));
             }
-            let Some((welcome, memory, pidfds)) = ask(name, &connection, &hello, answer)? else {
-                continue;
-            };
-            let attached = attach(&welcome, &memory)?;
-            if let Some(member) = enter(name, connection, welcome, memory, pidfds, attached)? {
+            let Some(answer) = ask(name, &connection, &hello, answer)? else { continue };
+            let attached = attach(&answer.welcome, &answer.memory, &answer.more)?;
+            if let Some(member) = enter(name, connection, answer, attached)? {
                 return Ok(member);
             }
         }
         Err(failed(name, ErrorKind::InUse).because("its holder keeps going"))
     }
+}
+
+/// What a holder answers.
+struct Answer {
+    welcome: Welcome,
+    memory: OwnedFd,
+    more: Vec<OwnedFd>,
+    pidfds: Vec<OwnedFd>,
 }
 
 /// Says hello, and takes the answer. None if the holder went before it answered.
@@ -79,7 +88,7 @@ fn ask(
     connection: &Connection,
     hello: &[u8],
     answer: Wait<'_>,
-) -> Result<Option<(Welcome, OwnedFd, Vec<OwnedFd>)>> {
+) -> Result<Option<Answer>> {
     let own = PidFd::own()?;
     match connection.socket.with_fds(&[own.as_fd()]).send_wait(hello, answer) {
         Ok(()) => {}
@@ -118,7 +127,9 @@ fn ask(
     };
     let bytes = &buf[..message.length];
     match Message::parse(bytes, message.fds) {
-        Ok(Message::Welcome { welcome, memory, pidfds }) => Ok(Some((welcome, memory, pidfds))),
+        Ok(Message::Welcome { welcome, memory, more, pidfds }) => {
+            Ok(Some(Answer { welcome, memory, more, pidfds }))
+        }
         Ok(Message::Refused { kind, text }) => {
             Err(failed(name, kind).because(format!("the holder refuses: {text}")))
         }
@@ -133,9 +144,7 @@ fn ask(
 fn enter(
     name: &Name,
     connection: Connection,
-    welcome: Welcome,
-    memory: OwnedFd,
-    pidfds: Vec<OwnedFd>,
+    Answer { welcome, memory, more, pidfds }: Answer,
     (table, pattern): Attached,
 ) -> Result<Option<Member>> {
     let Welcome { slot, generation, role, lane, .. } = welcome;
@@ -145,7 +154,7 @@ fn enter(
     }
     let service = Handle::get()?;
     let named = Some(name.clone());
-    let inner = Inner::new(memory, welcome.facts, welcome.channel, named, table.count());
+    let inner = Inner::new((memory, more), welcome.facts, welcome.channel, named, table.count());
     let member = Member::new(me, table, pattern, service, inner);
     let core = &member.core;
     let mut inner = super::lock(&core.inner);

@@ -13,7 +13,7 @@
 //! | kind | from, to | has | descriptors |
 //! |---|---|---|---|
 //! | hello | newcomer, holder | abi u32, pattern u16, role u8, 0 u8, lane u16 (0xffff: any), 0 u16, pid u32, pid namespace u64, started u64, name 32, types 8 x u64, facts 64 | its pidfd |
-//! | welcome | holder, newcomer | channel 16, abi u32, slot u16, lane u16, generation u32, holder u32, role u8, 0 u8, count u16, facts 64, places | the memory, pidfds of the places |
+//! | welcome | holder, newcomer | channel 16, abi u32, slot u16, lane u16, generation u32, holder u32, role u8, more u8, count u16, facts 64, places | the memory, what else the pattern has, pidfds of the places |
 //! | refused | holder, anybody | why u16, length u16, text | |
 //! | joined | holder, members | place | its pidfd |
 //! | gone | holder, members | place, how u32 | |
@@ -41,7 +41,9 @@ pub(crate) const FACTS: usize = 64;
 pub(crate) const TYPES: usize = 8;
 /// No message is longer, and none has more descriptors.
 pub(super) const LONGEST: usize = 2048;
-pub(super) const MOST_FDS: usize = MOST + 1;
+pub(super) const MOST_FDS: usize = MOST + 1 + MOST_MORE;
+/// The most descriptors that a pattern hands to newcomers beside the memory.
+pub(crate) const MOST_MORE: usize = 8;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"SNW1");
 const HEAD: usize = 16;
@@ -109,6 +111,8 @@ pub(super) enum Message {
     Welcome {
         welcome: Welcome,
         memory: OwnedFd,
+        /// What else the pattern hands to newcomers.
+        more: Vec<OwnedFd>,
         pidfds: Vec<OwnedFd>,
     },
     Refused {
@@ -252,10 +256,10 @@ impl Writer {
         writer.done()
     }
 
-    pub(super) fn welcome(welcome: &Welcome) -> Vec<u8> {
-        let mut writer = Self::new(Tag::Welcome, 1 + welcome.places.len());
+    pub(super) fn welcome(welcome: &Welcome, more: usize) -> Vec<u8> {
+        let mut writer = Self::new(Tag::Welcome, 1 + more + welcome.places.len());
         writer.bytes(&welcome.channel).u32(ABI).u16(short(welcome.slot)).u16(welcome.lane);
-        writer.u32(welcome.generation).u32(welcome.holder).u8(welcome.role as u8).u8(0);
+        writer.u32(welcome.generation).u32(welcome.holder).u8(welcome.role as u8).u8(more as u8);
         writer.u16(short(welcome.places.len())).bytes(&welcome.facts).places(&welcome.places);
         writer.done()
     }
@@ -391,12 +395,13 @@ impl Message {
         let message = match tag {
             Tag::Hello => Self::Hello { hello: hello(&mut reader)?, pidfd: one(fds)? },
             Tag::Welcome => {
-                let welcome = welcome(&mut reader)?;
-                if fds.len() != 1 + welcome.places.len() {
+                let (welcome, more) = welcome(&mut reader)?;
+                if fds.len() != 1 + more + welcome.places.len() {
                     return Err(Bad);
                 }
-                let pidfds = fds.split_off(1);
-                Self::Welcome { welcome, memory: one(fds)?, pidfds }
+                let pidfds = fds.split_off(1 + more);
+                let more = fds.split_off(1);
+                Self::Welcome { welcome, memory: one(fds)?, more, pidfds }
             }
             Tag::Refused => {
                 let why = KINDS.get(usize::from(reader.u16()?)).copied();
@@ -483,16 +488,17 @@ pub(super) fn is_hello_of_another_version(bytes: &[u8]) -> bool {
     read().is_ok_and(|(magic, tag, abi)| magic == MAGIC && tag == Tag::Hello as u16 && abi != ABI)
 }
 
-fn welcome(reader: &mut Reader<'_>) -> Result<Welcome, Bad> {
+/// With the number of descriptors that the pattern hands to newcomers.
+fn welcome(reader: &mut Reader<'_>) -> Result<(Welcome, usize), Bad> {
     let channel = reader.array()?;
     if reader.u32()? != ABI {
         return Err(Bad);
     }
     let (slot, lane) = (reader.slot()?, reader.u16()?);
     let (generation, holder, role) = (reader.u32()?, reader.u32()?, reader.role()?);
-    reader.zeros(1)?;
+    let more = usize::from(reader.array::<1>()?[0]);
     let count = usize::from(reader.u16()?);
     let facts = reader.array()?;
     let places = reader.places(count)?;
-    Ok(Welcome { channel, slot, generation, role, lane, holder, facts, places })
+    Ok((Welcome { channel, slot, generation, role, lane, holder, facts, places }, more))
 }

@@ -28,7 +28,7 @@ impl Member {
     ) -> Result<Self> {
         let service = Handle::get()?;
         let own = PidFd::own()?;
-        let Object { memory, table, facts } = object;
+        let Object { memory, more, table, facts } = object;
         let generation = super::take_place(&table, slot, role, lane, &access::info());
         let Some(generation) = generation else {
             return Err(Error::new(ErrorKind::InUse, "attach an end of a channel")
@@ -36,7 +36,7 @@ impl Member {
                 .because("a process has attached it, or one that did has not been followed yet"));
         };
         let me = Who { slot, generation, role, lane };
-        let inner = Inner::new(memory, facts, [0; 16], None, table.count());
+        let inner = Inner::new((memory, more), facts, [0; 16], None, table.count());
         let member = Self::new(me, table, pattern, service, inner);
         let core = &member.core;
         // Before it arrives: from then on the other end counts on knowing when it dies.

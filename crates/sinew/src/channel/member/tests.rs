@@ -62,7 +62,7 @@ fn map(memory: &Memfd) -> Arc<Mapping> {
 fn object(places: usize) -> Object {
     let memory = memfd::Options::new().create("members", 3 * 4096).unwrap();
     let table = Table::new(map(&memory), AT, places, HOLDER_AT).unwrap();
-    Object { memory: memory.into(), table, facts: [7; FACTS] }
+    Object { memory: memory.into(), more: Vec::new(), table, facts: [7; FACTS] }
 }
 
 fn hello(lane: Option<u16>) -> Hello {
@@ -95,7 +95,7 @@ fn join(
     places: usize,
     pattern: &Arc<dyn Pattern>,
 ) -> Result<Member> {
-    let mut attach = |welcome: &Welcome, memory: &OwnedFd| {
+    let mut attach = |welcome: &Welcome, memory: &OwnedFd, _: &[OwnedFd]| {
         if welcome.facts != [7; FACTS] {
             return Err(damaged("join", "the facts are others"));
         }
@@ -481,10 +481,20 @@ fn the_ends_of_a_pair_find_each_other() {
     let (tell, told) = channel();
     let pattern: Arc<dyn Pattern> = Arc::new(Tells(Mutex::new(tell)));
     let (a, b) = Seqpacket::pair().unwrap();
-    let Object { memory, table, facts } = object(2);
-    let other = Object { memory: memory.try_clone().unwrap(), table: table.clone(), facts };
-    let again = Object { memory: memory.try_clone().unwrap(), table: table.clone(), facts };
-    let object = Object { memory, table: table.clone(), facts };
+    let Object { memory, table, facts, .. } = object(2);
+    let other = Object {
+        memory: memory.try_clone().unwrap(),
+        more: Vec::new(),
+        table: table.clone(),
+        facts,
+    };
+    let again = Object {
+        memory: memory.try_clone().unwrap(),
+        more: Vec::new(),
+        table: table.clone(),
+        facts,
+    };
+    let object = Object { memory, more: Vec::new(), table: table.clone(), facts };
     let one = Member::pair(a, object, 0, Role::Sender, 0, Arc::clone(&pattern)).unwrap();
     let (c, _d) = Seqpacket::pair().unwrap();
     let twice = Member::pair(c, again, 0, Role::Sender, 0, Arc::clone(&pattern)).unwrap_err();

@@ -46,8 +46,8 @@ fn each() -> Vec<(Vec<u8>, usize)> {
     let places: Vec<_> = (0..3).map(|slot| Place { slot, generation: 1 }).collect();
     vec![
         (Writer::hello(&a_hello()), 1),
-        (Writer::welcome(&a_welcome(0)), 1),
-        (Writer::welcome(&a_welcome(3)), 4),
+        (Writer::welcome(&a_welcome(0), 0), 1),
+        (Writer::welcome(&a_welcome(3), 0), 4),
         (Writer::refused(ErrorKind::InUse, "no room"), 0),
         (Writer::joined(PLACE), 1),
         (Writer::gone(PLACE, How::Died), 0),
@@ -68,9 +68,9 @@ fn each_is_read_as_it_was_written() {
     }
     let sent = fds(MOST);
     let numbers: Vec<_> = sent.iter().map(AsRawFd::as_raw_fd).collect();
-    let bytes = Writer::welcome(&a_welcome(MOST - 1));
+    let bytes = Writer::welcome(&a_welcome(MOST - 1), 0);
     assert!(bytes.len() <= LONGEST && sent.len() < MOST_FDS);
-    let Ok(Message::Welcome { welcome, memory, pidfds }) = Message::parse(&bytes, sent) else {
+    let Ok(Message::Welcome { welcome, memory, pidfds, .. }) = Message::parse(&bytes, sent) else {
         panic!("a welcome to a full channel");
     };
     assert_eq!(welcome, a_welcome(MOST - 1));
