@@ -95,6 +95,7 @@
 //! | one process at a time in a file, or in a part of it | [`file_lock`] |
 //! | one process of a kind at a time, and its number | [`pidfile`] |
 //! | a structure that processes share under a lock, found by name | [`shared`] |
+//! | messages at the speed of memory, between processes that may be killed | [`channel`] |
 //! | data in shared memory that many read and few change | [`rwlock`] |
 //! | several processes to start each step together, and to know who died | [`barrier`] |
 //! | one process to set something up, and the others to wait for it | [`once`] |
@@ -118,13 +119,15 @@
 //!   [`shared`], [`posix_sem`], [`sysv_sem`], [`futex`], [`file_lock`], [`pidfile`].
 //! - **Something happened**: [`poller`], [`eventfd`], [`timerfd`], [`signal`], [`signalfd`],
 //!   [`inotify`].
+//! - **Messages through shared memory**: [`channel`].
 //! - **Another process**: [`command`], [`pidfd`], [`process_vm`], [`ptrace`], [`fd`].
 //! - **For all of them**: [`wait`], the verbs; [`error`](mod@error); [`mechanism`], the names and the facts;
 //!   [`limits`], what this host allows; [`kernel`], what newer kernels have.
 //!
 //! # Verbs and waiting
 //! [`send`](wait::Sends), [`recv`](wait::Receives), [`accept`](wait::Accepts),
-//! [`connect`](wait::Connects), [`open`](wait::Opens), [`wait`](wait::Waits) and [`lock`](wait::Locks)
+//! [`connect`](wait::Connects), [`open`](wait::Opens), [`wait`](wait::Waits), [`lock`](wait::Locks), and without a copy
+//! [`loan`](wait::Loans) and [`borrow`](wait::Borrows)
 //! mean the same everywhere and come in four forms: `recv` waits as long as it takes, `try_recv` not at all, `recv_timeout` so long,
 //! `recv_until` until then. `recv_wait` takes a [`Wait`](wait::Wait), which can also carry an
 //! [`Interrupt`](wait::Interrupt): another thread ends the call with it.
@@ -165,6 +168,8 @@
 //! - Shared memory stays as the last instruction left it. Its locks tell the next owner that the last one
 //!   died, and what they guard can be repaired; a barrier and a once tell the others.
 //! - File locks are released, and System V semaphores with undo given back; POSIX semaphores are not.
+//! - A channel goes on: nothing half-written is seen, what was accepted is there for the next receiver, and a successor goes
+//!   on where the dead one ended.
 //! - What had no name is gone with its last user. What has one stays until it is unlinked or removed;
 //!   nothing half-made is ever found under it.
 //! - A stopped process is not a dead one, and no time-out is taken for a death.
