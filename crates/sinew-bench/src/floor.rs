@@ -9,6 +9,7 @@
 
 pub(crate) mod events;
 pub(crate) mod locks;
+pub(crate) mod ring;
 
 use std::io;
 

@@ -21,6 +21,7 @@ mod board;
 mod bulk;
 mod calls;
 mod carrier;
+mod channels;
 mod children;
 mod cpu;
 mod events;

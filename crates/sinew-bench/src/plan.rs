@@ -147,9 +147,9 @@ fn placements(
     let all: &[Placement] = match (Kind::of(mechanism), work) {
         _ if cpus < 2 => &[OneCpu],
         // A large payload is made on one CPU and used on another.
-        (Kind::Share, Work::Bulk) => &[TwoCpusAwake],
+        (Kind::Share | Kind::Channel, Work::Bulk) => &[TwoCpusAwake],
         (_, Work::Bulk) => &[TwoCpus],
-        (Kind::Share, _) => &[TwoCpusAwake, OneCpu, TwoCpus],
+        (Kind::Share | Kind::Channel, _) => &[TwoCpusAwake, OneCpu, TwoCpus],
         // Nobody else takes part.
         (_, Work::Uncontended) | (Kind::Process, _) => &[OneCpu],
         // On one CPU they hardly meet.

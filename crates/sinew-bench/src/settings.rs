@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use sinew::Mechanism;
 
 /// The mechanisms that have rows, in the order of [`Mechanism::ALL`].
-pub const MECHANISMS: [Mechanism; 31] = [
+pub const MECHANISMS: [Mechanism; 32] = [
     Mechanism::Pipe,
     Mechanism::Fifo,
     Mechanism::UnixStream,
@@ -41,6 +41,7 @@ pub const MECHANISMS: [Mechanism; 31] = [
     Mechanism::Pidfd,
     Mechanism::ProcessVm,
     Mechanism::Ptrace,
+    Mechanism::Channel,
 ];
 
 /// What a mechanism is for. The folders of the library, and the parts of the result.
@@ -56,11 +57,14 @@ pub enum Kind {
     Event,
     /// Another process.
     Process,
+    /// The fast plane: messages through shared memory.
+    Channel,
 }
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 5] = [Self::Copy, Self::Share, Self::Sync, Self::Event, Self::Process];
+    pub const ALL: [Self; 6] =
+        [Self::Copy, Self::Share, Self::Sync, Self::Event, Self::Process, Self::Channel];
 
     /// Of a mechanism that has rows. One from the future copies.
     #[must_use]
@@ -84,6 +88,7 @@ impl Kind {
             | Mechanism::Inotify
             | Mechanism::Timerfd => Self::Event,
             Mechanism::Pidfd | Mechanism::ProcessVm | Mechanism::Ptrace => Self::Process,
+            Mechanism::Channel => Self::Channel,
             _ => Self::Copy,
         }
     }
@@ -97,6 +102,7 @@ impl Kind {
             Self::Sync => "sync",
             Self::Event => "event",
             Self::Process => "process",
+            Self::Channel => "channel",
         }
     }
 }
@@ -104,7 +110,19 @@ impl Kind {
 /// Whether a mechanism shares pages instead of copying through the kernel.
 #[must_use]
 pub fn shares_pages(mechanism: Mechanism) -> bool {
-    Kind::of(mechanism) == Kind::Share
+    matches!(Kind::of(mechanism), Kind::Share | Kind::Channel)
+}
+
+/// Whether a row has bare calls, or a bare ring, to compare with.
+#[must_use]
+pub fn has_floor(mechanism: Mechanism) -> bool {
+    Kind::of(mechanism) != Kind::Share
+}
+
+/// Whether what is sent carries data.
+#[must_use]
+pub fn carries_data(mechanism: Mechanism) -> bool {
+    matches!(Kind::of(mechanism), Kind::Copy | Kind::Share | Kind::Channel)
 }
 
 /// The works that a mechanism can do.
@@ -136,7 +154,7 @@ pub fn works(mechanism: Mechanism) -> &'static [Work] {
 /// Whether what a row does has a size.
 #[must_use]
 pub fn has_sizes(mechanism: Mechanism) -> bool {
-    matches!(Kind::of(mechanism), Kind::Copy | Kind::Share) || mechanism == Mechanism::ProcessVm
+    carries_data(mechanism) || mechanism == Mechanism::ProcessVm
 }
 
 /// Bytes of a bulk payload.

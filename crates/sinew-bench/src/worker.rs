@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use rustix::process::{Signal, getppid, set_parent_process_death_signal};
 use sinew::Mechanism;
 
+use crate::channels::Channel;
 use crate::floor;
 use crate::job::{Job, Measured, Outcome, Side};
 use crate::kernel::{self, Ends};
@@ -87,6 +88,7 @@ fn work(job: &Job, link: &Link, supervisor: &Link) -> Result<Option<Vec<Measured
         Mechanism::PosixShm | Mechanism::SysvShm | Mechanism::Memfd | Mechanism::MmapFile => {
             shares(row)
         }
+        Mechanism::Channel => copies::<Channel>(row),
         Mechanism::Futex => turns::run::<locks::Futex>(row),
         Mechanism::Eventfd => turns::run::<events::Eventfd>(row),
         Mechanism::Epoll => turns::run::<events::Epoll>(row),

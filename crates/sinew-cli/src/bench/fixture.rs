@@ -3,7 +3,7 @@
 use sinew_bench::report::{
     Distribution, Host, Report, Row, SettingsUsed, Skipped, Usage, WaitKind,
 };
-use sinew_bench::settings::{BULK_BYTES, Kind, MECHANISMS, shares_pages, works};
+use sinew_bench::settings::{BULK_BYTES, MECHANISMS, carries_data, shares_pages, works};
 use sinew_bench::{Placement, Work};
 
 /// A distribution around a median.
@@ -47,7 +47,7 @@ pub(crate) fn report() -> Report {
         failed: Vec::new(),
     };
     for (index, mechanism) in MECHANISMS.into_iter().enumerate() {
-        if !matches!(Kind::of(mechanism), Kind::Copy | Kind::Share) {
+        if !carries_data(mechanism) {
             for &work in works(mechanism) {
                 let ns = 20.0 + 1000.0 * index as f64;
                 report.rows.push(row(mechanism.name(), work, 0, Placement::OneCpu, ns, false));

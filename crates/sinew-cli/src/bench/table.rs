@@ -72,6 +72,7 @@ pub(crate) fn render(report: &Report, look: Look) -> String {
             Kind::Sync => "SYNC  who goes, and who waits",
             Kind::Event => "EVENT  something happened",
             Kind::Process => "PROCESS  another process",
+            Kind::Channel => "CHANNEL  messages in shared memory",
         };
         let _ = write!(out, "\n{}\n", look.bold(title));
         for section in sections {

@@ -8,7 +8,7 @@ use std::process::Command;
 use rustix::process::{Resource, Rlimit, setrlimit};
 use serde_json::Value;
 use sinew_bench::Work;
-use sinew_bench::settings::{Kind, MECHANISMS, shares_pages, works};
+use sinew_bench::settings::{MECHANISMS, carries_data, has_floor, shares_pages, works};
 use sinew_testkit::{Role, Skip, Test, roles, scratch, skip, tests};
 
 use crate::program::{Ran, command, finish, run};
@@ -95,16 +95,16 @@ fn every_mechanism_does_its_works_and_is_verified() -> Result<(), Skip> {
 
 fn a_kernel_row_has_a_floor_and_a_shared_row_has_faults() -> Result<(), Skip> {
     let arguments =
-        [&["pipe", "tcp", "memfd", "mmap-file"], &SHORT[..], &["--works", "round-trip"]];
+        [&["pipe", "tcp", "memfd", "mmap-file", "channel"], &SHORT[..], &["--works", "round-trip"]];
     let report = measure(&arguments.concat());
-    assert_eq!(rows(&report).len(), 4);
+    assert_eq!(rows(&report).len(), 5);
     for row in rows(&report) {
         let mechanism: sinew::Mechanism = row["mechanism"].as_str().unwrap().parse().unwrap();
         let shared = shares_pages(mechanism);
-        assert_eq!(row.get("floor_ratio").is_some(), !shared, "{row}");
+        assert_eq!(row.get("floor_ratio").is_some(), has_floor(mechanism), "{row}");
         assert_eq!(row.get("faults_per_mib").is_some(), shared, "{row}");
         assert_eq!(row.get("wait").is_some(), shared, "{row}");
-        if !shared {
+        if has_floor(mechanism) {
             let ratio = row["floor_ratio"].as_f64().unwrap();
             let low = row["floor_ratio_ci"][0].as_f64().unwrap();
             let high = row["floor_ratio_ci"][1].as_f64().unwrap();
@@ -141,6 +141,7 @@ fn awake_shared_rows_make_no_call() -> Result<(), Skip> {
         "sysv-shm",
         "memfd",
         "mmap-file",
+        "channel",
         "--sizes",
         "64",
         "--duration",
@@ -242,7 +243,7 @@ fn an_input_arrives_with_its_own_checksum() -> Result<(), Skip> {
     assert_eq!(report["settings"]["input"]["bytes"], 300_007);
     let carries = |row: &&Value| {
         let mechanism: sinew::Mechanism = row["mechanism"].as_str().unwrap().parse().unwrap();
-        matches!(Kind::of(mechanism), Kind::Copy | Kind::Share)
+        carries_data(mechanism)
     };
     let received: Vec<&Value> = rows(&report).iter().filter(carries).collect();
     for row in &received {

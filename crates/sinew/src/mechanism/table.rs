@@ -662,7 +662,7 @@ pub(super) static TABLE: [Facts; 37] = [
     Facts {
         mechanism: Mechanism::Channel,
         about: "Sinew's own: messages in sealed shared memory, without system calls while both are awake.",
-        roles: Roles { endpoint: true, bench_row: false, listed: true },
+        roles: DATA,
         carries: Carries::Messages,
         boundaries: Boundaries::Kept,
         direction: Direction::OneWay,
