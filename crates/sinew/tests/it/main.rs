@@ -5,6 +5,7 @@
 mod anonymous;
 mod barrier;
 mod channel_attach;
+mod channel_queue;
 mod command;
 mod condvar;
 mod crash;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
         .add(anonymous::TESTS, anonymous::ROLES)
         .add(barrier::TESTS, barrier::ROLES)
         .add(channel_attach::TESTS, channel_attach::ROLES)
+        .add(channel_queue::TESTS, channel_queue::ROLES)
         .add(command::TESTS, command::ROLES)
         .add(condvar::TESTS, condvar::ROLES)
         .add(crash::TESTS, crash::ROLES)

@@ -55,7 +55,7 @@ impl Life {
         Self(Cell::new(u32::MAX))
     }
 
-    fn step(&self) {
+    pub(crate) fn step(&self) {
         let left = self.0.get();
         if left == 0 {
             resume_unwind(Box::new(Death));

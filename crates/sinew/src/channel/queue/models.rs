@@ -1,6 +1,7 @@
 //! Senders, workers and recoverers in every interleaving: each message to one worker, none lost with the dead, none
 //! left while somebody sleeps. A death is an early return; that it is proven, a join.
 
+use std::iter;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{self, Relaxed};
 
@@ -11,10 +12,11 @@ use loom::thread;
 use super::crew::{self, Crew};
 use super::publish::Publishing;
 use super::slots::{
-    Dead, Field, Found, GRAIN, Swap, Table, Taken, Who, claim, hand_on, may_have_more, recover,
-    release,
+    Dead, Field, Found, GRAIN, Seen, State, Swap, Table, Taken, Who, claim, hand_on, may_have_more,
+    recover, release,
 };
 use crate::channel::fence::Fencing;
+use crate::channel::memory::model::{Life, live};
 use crate::channel::memory::{Atom, SenderField};
 use crate::sync::word::model;
 use crate::wait::Wait;
@@ -174,12 +176,106 @@ impl Model {
         job.sequence
     }
 
+    fn is_done(&self, number: u64) -> bool {
+        Seen::at(self, number).unwrap().state == State::Done
+    }
+
     /// What a survivor does that has proof of a death.
     fn recover(&self, dead: Who) {
         recover(self, Dead::This(dead), BOUND);
         if !cfg!(sabotage = "queue-hand-on-in-silence") {
             crew::wake_all(self);
         }
+    }
+}
+
+/// A word as one sees it who dies after so many accesses.
+struct Mortal<'a> {
+    word: &'a Word,
+    life: &'a Life,
+}
+
+impl Mortal<'_> {
+    fn of<'a>(word: &'a Word, life: &'a Life) -> Mortal<'a> {
+        Mortal { word, life }
+    }
+
+    /// The word, for one access more.
+    fn alive(&self) -> &Word {
+        self.life.step();
+        self.word
+    }
+}
+
+impl Atom for Mortal<'_> {
+    fn load(&self, order: Ordering) -> u64 {
+        self.alive().load(order)
+    }
+
+    fn store(&self, value: u64, order: Ordering) {
+        self.alive().store(value, order);
+    }
+}
+
+impl Swap for Mortal<'_> {
+    fn compare_exchange(
+        &self,
+        current: u64,
+        new: u64,
+        success: Ordering,
+        failure: Ordering,
+    ) -> Result<u64, u64> {
+        self.alive().compare_exchange(current, new, success, failure)
+    }
+
+    fn fetch_or(&self, bits: u64, order: Ordering) -> u64 {
+        self.alive().fetch_or(bits, order)
+    }
+
+    fn fetch_and(&self, bits: u64, order: Ordering) -> u64 {
+        self.alive().fetch_and(bits, order)
+    }
+}
+
+/// The lane, as that one sees it.
+struct View<'a> {
+    slots: [[Mortal<'a>; 4]; SLOTS as usize],
+    sender: [Mortal<'a>; 3],
+    hint: Mortal<'a>,
+}
+
+impl<'a> View<'a> {
+    fn of(model: &'a Model, life: &'a Life) -> Self {
+        let mortal = |word| Mortal::of(word, life);
+        Self {
+            slots: model.slots.each_ref().map(|slot| slot.each_ref().map(mortal)),
+            sender: model.sender.each_ref().map(mortal),
+            hint: mortal(&model.hint),
+        }
+    }
+}
+
+impl<'a> Table for View<'a> {
+    type Word = Mortal<'a>;
+
+    fn slots(&self) -> u64 {
+        SLOTS
+    }
+
+    fn capacity(&self) -> u64 {
+        GRAIN * 2
+    }
+
+    fn word(&self, number: u64, field: Field) -> &Mortal<'a> {
+        &self.slots[(number % SLOTS) as usize][field as usize]
+    }
+
+    fn sender(&self, field: SenderField) -> &Mortal<'a> {
+        &self.sender[field as usize]
+    }
+
+    fn hint(&self) -> &Mortal<'a> {
+        &self.hint
     }
 }
 
@@ -368,4 +464,75 @@ fn who_looks_while_a_message_comes_back_hides_it_from_nobody() {
         let early = looks.join().unwrap();
         assert!(early || model.try_take(B).is_some());
     });
+}
+
+/// More accesses than any of these takes.
+const LONGEST: u32 = 14;
+
+#[test]
+fn a_recoverer_that_dies_anywhere_is_followed() {
+    for accesses in 0..LONGEST {
+        explore(2, move || {
+            let model = Model::new();
+            let mut core = Publishing::resume(&*model).unwrap();
+            assert!(model.send(&mut core));
+            assert!(model.try_take(A).is_some());
+            let worker = spawn(&model, |model| model.work(1));
+            // It is killed before it rings at the latest.
+            let _ = live(accesses, |life| recover(&View::of(&model, life), Dead::This(A), BOUND));
+            model.recover(A);
+            assert_eq!(worker.join().unwrap(), 0);
+        });
+    }
+}
+
+#[test]
+fn a_worker_that_dies_anywhere_leaves_its_message_to_another() {
+    for accesses in 0..LONGEST {
+        explore(2, move || {
+            let model = Model::new();
+            let mut core = Publishing::resume(&*model).unwrap();
+            assert!(model.send(&mut core));
+            let other = spawn(&model, |model| model.try_take(B).is_some());
+            let done = live(accesses, |life| {
+                let view = View::of(&model, life);
+                match claim(&view, A, 8).unwrap() {
+                    Found::Job(job) => release(&view, &job),
+                    _ => false,
+                }
+            });
+            let other = other.join().unwrap();
+            model.recover(A);
+            // By one of the two, or by whoever comes now.
+            let left = model.try_take(Who::new(1, 2)).is_some();
+            let times = [done == Some(true), other, left].iter().filter(|t| **t).count();
+            assert!(times == 1 || done.is_none() && times == 0 && model.is_done(0));
+        });
+    }
+}
+
+#[test]
+fn a_sender_that_dies_anywhere_has_sent_it_or_not() {
+    for accesses in 0..LONGEST {
+        explore(2, move || {
+            let model = Model::new();
+            let mut core = Publishing::resume(&*model).unwrap();
+            assert!(model.send(&mut core));
+            let worker = spawn(&model, |model| [model.try_take(A), model.try_take(A)]);
+            let bytes = &model.bytes[1];
+            let _ = live(accesses, |life| {
+                let view = View::of(&model, life);
+                assert_eq!(core.reserve(&view, 8), Ok(GRAIN));
+                bytes.used.with_mut(|_| ());
+                bytes.value.store(1, Relaxed);
+                core.commit(&view, 8);
+            });
+            let next = Publishing::resume(&*model).unwrap();
+            let mut taken: Vec<u64> =
+                worker.join().unwrap().iter().flatten().map(|job| job.sequence).collect();
+            taken.extend(iter::from_fn(|| model.try_take(B)).map(|job| job.sequence));
+            let all: Vec<u64> = (0..next.sent()).collect();
+            assert_eq!(taken, all);
+        });
+    }
 }

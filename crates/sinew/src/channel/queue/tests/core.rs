@@ -1,9 +1,10 @@
 //! The slots over plain memory, in one thread.
 
-use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 
 use crate::channel::memory::SenderField;
+use crate::channel::queue::crew::{Crew, ring_one};
 use crate::channel::queue::publish::{NoRoom, Publishing};
 use crate::channel::queue::slots::{
     Dead, Field, Found, GRAIN, Table, Taken, Who, claim, claim_aside, give_back, hand_on, recover,
@@ -325,4 +326,38 @@ fn what_nobody_honest_writes_is_corrupt() {
     let (table, _) = fresh();
     table.word(0, Field::State).store(1 << 61 | 9, Relaxed);
     assert!(Publishing::resume(&table).is_err(), "a number behind the tail");
+}
+
+/// Three workers who say that they sleep, and do not: they are on their way, stopped, or dead.
+#[derive(Default)]
+struct Sleepless {
+    asleep: AtomicU64,
+    bells: [AtomicU32; 3],
+}
+
+impl Crew for Sleepless {
+    type Bits = AtomicU64;
+    type Bell = AtomicU32;
+
+    fn asleep(&self) -> &AtomicU64 {
+        &self.asleep
+    }
+
+    fn workers(&self) -> u64 {
+        3
+    }
+
+    fn bell(&self, worker: u64) -> &AtomicU32 {
+        &self.bells[worker as usize]
+    }
+}
+
+#[test]
+fn who_is_not_woken_is_followed_by_the_next() {
+    let crew = Sleepless::default();
+    // And bits that nobody honest sets.
+    crew.asleep.store(0xF0 | 0b101, Relaxed);
+    assert!(ring_one(&crew));
+    assert_eq!(crew.bells.each_ref().map(|bell| bell.load(Relaxed)), [1, 0, 1]);
+    assert!(!ring_one(&crew));
 }
