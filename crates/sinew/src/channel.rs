@@ -54,7 +54,8 @@
 //! # The end
 //! A sender that is dropped has left: when everything it sent was received, and no other sender is there, a
 //! receiver is told [`Closed`](crate::RecvError::Closed). One that died is told by [`PeerDied`](crate::RecvError::PeerDied), once.
-//! When the receiver has left, a sender that would wait for room is told [`Closed`](crate::SendError::Closed).
+//! When the receiver has left and no other can come, as in a pair, a sender that would wait for room is told
+//! [`Closed`](crate::SendError::Closed); elsewhere it waits for the next receiver.
 //!
 //! # Whom to trust
 //! Every process that has the channel can write all of its memory: processes of one user, which may

@@ -74,7 +74,7 @@ pub(crate) enum ReceiverField {
     Received = 1,
     /// How many bytes were in them.
     Bytes = 2,
-    /// How often a receiver died over the message at `AttemptsAt`.
+    /// How often the message at `AttemptsAt` was given out, if more than once.
     Attempts = 4,
     /// The position of that message.
     AttemptsAt = 5,

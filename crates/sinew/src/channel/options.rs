@@ -192,7 +192,7 @@ impl Options {
     /// [`InvalidInput`](ErrorKind::InvalidInput) as for [`bytes`](Self::bytes), or if the map is too short or
     /// private; [`PermissionDenied`](ErrorKind::PermissionDenied) if it is read-only.
     pub fn create_in(self, map: &Arc<Mapping>) -> Result<()> {
-        let shape = self.shape()?;
+        let shape = self.shape()?.fenced();
         usable(map, "create")?;
         if shape.bytes() > map.len() as u64 {
             let (takes, has) = (shape.bytes(), map.len());
@@ -202,7 +202,7 @@ impl Options {
     }
 
     pub(super) fn make(self, label: &str) -> Result<(Memfd, Arc<Mapping>, Shape)> {
-        let shape = self.shape()?;
+        let shape = self.shape()?.fenced();
         let memfd = memfd::Options::new().create(label, shape.bytes())?;
         let map = Arc::new(memfd.map()?);
         shape.write(&map)?;
@@ -262,8 +262,15 @@ impl Options {
             slots: if is_queue { slots.next_power_of_two().max(FEWEST_SLOTS) } else { 0 },
             deliveries: if is_queue { deliveries } else { 0 },
             type_hash: 0,
-            kernel_fences: fence::register(),
+            kernel_fences: false,
         })
+    }
+}
+
+impl Shape {
+    /// With the kernel's fences, if this process may have them.
+    fn fenced(self) -> Self {
+        Self { kernel_fences: fence::register(), ..self }
     }
 }
 

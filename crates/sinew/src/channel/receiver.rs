@@ -60,7 +60,7 @@ struct End {
     rung: Cell<Rung>,
     fencing: Fencing,
     borrowed: Borrowed,
-    /// Up to where a receiver before this one was given messages, and how often one died over the first.
+    /// Up to where a receiver before this one was given messages, and how often the first of them was given.
     given: u64,
     attempts: u64,
     first: u64,
@@ -288,15 +288,12 @@ impl End {
         let (ring, given) = Receiving::resume(&lane)?;
         let sender = lane.sender_side().with_event(event);
         let first = ring.head();
-        // How often a receiver died over the message that is first now.
-        let (count, at) = (ReceiverField::Attempts, ReceiverField::AttemptsAt);
-        let attempts = match lane.receiver(at).load(Relaxed) == first {
+        // How often the message that is first now was given out.
+        let attempts = match lane.receiver(ReceiverField::AttemptsAt).load(Relaxed) == first {
             _ if given <= first => 0,
-            true => lane.receiver(count).load(Relaxed).saturating_add(1),
+            true => lane.receiver(ReceiverField::Attempts).load(Relaxed).max(1),
             false => 1,
         };
-        lane.receiver(count).store(attempts, Relaxed);
-        lane.receiver(at).store(first, Relaxed);
         Ok(Self {
             lane,
             sender,
@@ -340,6 +337,9 @@ impl End {
     /// The head moved: the sender may sleep.
     #[inline]
     fn consumed(&self) {
+        if cfg!(sabotage = "recv-silent-release") {
+            return;
+        }
         let mut rung = self.rung.get();
         if self.sender.ring_if_asleep(&mut rung, self.fencing) {
             self.rung.set(rung);
@@ -358,13 +358,26 @@ impl End {
         self.consumed();
     }
 
+    /// Counts another time for the first of those that a dead receiver had.
+    #[cold]
+    #[inline(never)]
+    fn give_again(&self, record: &Record) {
+        if self.is_first(record) {
+            let count = self.lane.receiver(ReceiverField::Attempts);
+            count.store(self.attempts.saturating_add(1), Relaxed);
+            // Who dies between the two has it counted once too few.
+            self.lane.receiver(ReceiverField::AttemptsAt).store(self.first, Relaxed);
+        }
+    }
+
+    fn is_first(&self, record: &Record) -> bool {
+        record.at == self.first + super::ring::HEADER
+    }
+
     /// How often a message was given out, with this time.
     fn deliveries(&self, record: &Record) -> u64 {
-        let before = if record.at == self.first + super::ring::HEADER {
-            self.attempts
-        } else {
-            u64::from(record.end <= self.given)
-        };
+        let before =
+            if self.is_first(record) { self.attempts } else { u64::from(record.end <= self.given) };
         before.saturating_add(1)
     }
 }
@@ -415,6 +428,11 @@ impl Receives for Receiver {
         if end.borrowed.is_full() {
             return Err(RecvError::TooManyBorrowed);
         }
+        if cfg!(sabotage = "recv-early-release") {
+            end.consume(&record);
+            end.lane.read(record.at, room);
+            return Ok(len);
+        }
         end.lane.read(record.at, room);
         end.consume(&record);
         self.tell_cpu();
@@ -433,7 +451,12 @@ impl Borrows for Receiver {
         }
         let number = end.ring.next();
         end.ring.step(&record);
-        end.ring.give(&end.lane);
+        if cfg!(sabotage = "recv-no-given") {
+        } else if record.end > end.given {
+            end.ring.give(&end.lane);
+        } else {
+            end.give_again(&record);
+        }
         let index = end.borrowed.push(&record);
         self.tell_cpu();
         Ok(Message { end, record, index, number, origin: &self.origin })
@@ -445,7 +468,9 @@ impl Drop for Receiver {
         if self.origin.is_here() {
             let turn = Seen::at(&self.own).turn;
             Seen { presence: Presence::Left, turn }.say(&self.own);
-            self.ends.iter().for_each(|end| end.sender.ring());
+            if !cfg!(sabotage = "recv-silent-close") {
+                self.ends.iter().for_each(|end| end.sender.ring());
+            }
         }
     }
 }

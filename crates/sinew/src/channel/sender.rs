@@ -179,7 +179,9 @@ impl Sender {
             NoRoom::Until(_) => {}
         }
         // Padding may have been committed.
-        self.published();
+        if !cfg!(sabotage = "send-silent-padding") {
+            self.published();
+        }
         let full = self.full;
         if full != Full::Block || wait.is_never() {
             let found = self.look(len).or_else(|| {
@@ -209,7 +211,7 @@ impl Sender {
         if ring.fill() > high.load(Relaxed) {
             high.store(ring.fill(), Relaxed);
         }
-        if ring.tail() != before {
+        if ring.tail() != before && !cfg!(sabotage = "send-silent-padding") {
             self.published();
         }
         match room {
@@ -248,7 +250,9 @@ impl Sender {
         let mut told = self.told_cpu.get();
         spin::tell_cpu(&self.own, &mut told);
         self.told_cpu.set(told);
-        self.published();
+        if !cfg!(sabotage = "send-silent") {
+            self.published();
+        }
     }
 }
 
@@ -256,6 +260,11 @@ impl Sends for Sender {
     #[inline]
     fn send_wait(&self, data: &[u8], wait: Wait<'_>) -> Result<(), SendError> {
         let room = self.room(data.len(), wait)?;
+        if cfg!(sabotage = "send-early-commit") {
+            self.commit(data.len());
+            self.lane.write(room.at, data);
+            return Ok(());
+        }
         self.lane.write(room.at, data);
         self.commit(data.len());
         Ok(())
@@ -278,7 +287,9 @@ impl Drop for Sender {
         if self.origin.is_here() {
             let turn = Seen::at(&self.own).turn;
             Seen { presence: Presence::Left, turn }.say(&self.own);
-            self.peer.ring();
+            if !cfg!(sabotage = "send-silent-close") {
+                self.peer.ring();
+            }
         }
     }
 }
