@@ -55,6 +55,9 @@ pub trait Subject {
     /// What every participant does before: the victim unstepped, the others after the kill or before it.
     fn open(&self, memory: &Memory) -> Self::Handle;
 
+    /// What the victim does beside, unstepped.
+    fn prepare(&self, _handle: &mut Self::Handle) {}
+
     /// The operation. [`Stage::pause`] in it is where others fall asleep, [`Stage::enter`] and
     /// [`Stage::leave`] enclose what only one may be in.
     fn operate(&self, handle: &mut Self::Handle, stage: &Stage<'_>);
@@ -184,15 +187,32 @@ struct Step {
 /// # Panics
 /// If this process has more than one thread.
 pub fn run<S: Subject>(subject: &S, sleepers: usize, plan: &Plan) -> io::Result<Report> {
+    assert!(sleepers + 2 <= SLOTS, "too many sleepers");
+    driven(|| Driver::new(subject, sleepers, plan)?.run())
+}
+
+/// What a victim of `subject` leaves in the shared memory when it is killed: each different state once, in their
+/// order. A second subject can begin with one, and be killed too.
+///
+/// # Errors
+/// As for [`run`].
+///
+/// # Panics
+/// If this process has more than one thread.
+pub fn images<S: Subject>(subject: &S) -> io::Result<Vec<Vec<u8>>> {
+    driven(|| Driver::new(subject, 0, &Plan::default())?.record())
+}
+
+/// Does it on one CPU, where it can be done at all.
+fn driven<T>(part: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
     if !cfg!(target_arch = "x86_64") {
         return Err(io::Error::new(io::ErrorKind::Unsupported, "no stepper for this architecture"));
     }
     let threads = std::fs::read_dir("/proc/self/task")?.count();
     assert_eq!(threads, 1, "only a process with one thread can fork and go on in the child");
-    assert!(sleepers + 2 <= SLOTS, "too many sleepers");
     let allowed = sched_getaffinity(None)?;
     pin(&allowed)?;
-    let done = Driver::new(subject, sleepers, plan).and_then(|mut driver| driver.run());
+    let done = part();
     sched_setaffinity(None, &allowed)?;
     done
 }
@@ -282,6 +302,7 @@ impl<'a, S: Subject> Driver<'a, S> {
         fork(|| {
             std::panic::set_hook(Box::new(|_| {}));
             let mut handle = self.subject.open(memory);
+            self.subject.prepare(&mut handle);
             let stage = Stage { control: self.page.control(), slot: None };
             if offer() {
                 mark(Mark::Begin);
@@ -318,11 +339,11 @@ impl<'a, S: Subject> Driver<'a, S> {
         Ok(sleepers)
     }
 
-    /// The run in which nobody is killed.
-    fn record(&mut self) -> io::Result<()> {
+    /// The run in which nobody is killed. Gives what was in the shared memory, once for each state.
+    fn record(&mut self) -> io::Result<Vec<Vec<u8>>> {
         let memory = self.fresh()?;
         let mut child = self.victim(&memory)?;
-        let mut states: Vec<Vec<u8>> = Vec::new();
+        let (mut states, mut images) = (Vec::<Vec<u8>>::new(), Vec::new());
         let mut sleepers = Vec::new();
         let mut code = std::mem::take(&mut self.code);
         let mut victim = Victim::begin(&child, &mut code)?;
@@ -331,6 +352,7 @@ impl<'a, S: Subject> Driver<'a, S> {
             let now = self.subject.state(&memory);
             let state = states.iter().rposition(|state| *state == now).unwrap_or_else(|| {
                 states.push(now);
+                images.push(memory.contents());
                 states.len() - 1
             });
             let mut step = Step { pc, ahead, state, sleeps: false };
@@ -363,7 +385,7 @@ impl<'a, S: Subject> Driver<'a, S> {
         self.code = code;
         self.report.instructions = self.steps.len() - 1;
         self.report.states = states.len();
-        Ok(())
+        Ok(images)
     }
 
     /// Releases a victim that sleeps. False if nothing does that.

@@ -3,6 +3,7 @@
 #![allow(clippy::print_stdout, reason = "the matrix is what `cargo xtask crash` prints")]
 
 mod barrier;
+mod channel;
 mod condvar;
 mod file_lock;
 mod mutex;
@@ -20,7 +21,7 @@ use rustix::mm::{MapFlags, ProtFlags};
 use rustix::thread::futex;
 use sinew::mapping::Mapping;
 use sinew::memfd::Memfd;
-use sinew_testkit::crash::{Memory, Outcome, Plan, Report, Stage, Subject, run};
+use sinew_testkit::crash::{Memory, Outcome, Plan, Report, Stage, Subject, images, run};
 use sinew_testkit::{Role, Skip, Test, roles, skip, tests};
 
 pub(crate) const TESTS: &[Test] = tests![
@@ -30,6 +31,7 @@ pub(crate) const TESTS: &[Test] = tests![
     a_victim_can_be_killed_in_its_sleep,
     a_count_that_is_written_in_two_steps_is_found_half,
     a_sample_of_barriers,
+    a_sample_of_channels,
     a_sample_of_condvars,
     a_sample_of_file_locks,
     a_sample_of_mutexes,
@@ -42,11 +44,15 @@ pub(crate) const ROLES: &[Role] = roles![];
 
 /// Runs the driver, where this host allows it.
 pub(crate) fn crash<S: Subject>(subject: &S, sleepers: usize, plan: &Plan) -> Result<Report, Skip> {
-    match run(subject, sleepers, plan) {
-        Ok(report) => {
-            println!("{report}");
-            Ok(report)
-        }
+    let report = here(run(subject, sleepers, plan))?;
+    println!("{report}");
+    Ok(report)
+}
+
+/// What the driver did, where this host allows it.
+fn here<T>(done: std::io::Result<T>) -> Result<T, Skip> {
+    match done {
+        Ok(done) => Ok(done),
         Err(error)
             if matches!(
                 error.kind(),
@@ -72,6 +78,7 @@ pub(crate) const SAMPLE: Plan = Plan {
 /// The areas whose types are crashed: `cargo xtask crash --area NAME`.
 const AREAS: &[(&str, Area)] = &[
     ("barrier", barrier::matrix),
+    ("channel", channel::matrix),
     ("condvar", condvar::matrix),
     ("file_lock", file_lock::matrix),
     ("mutex", mutex::matrix),
@@ -115,6 +122,26 @@ impl Matrix {
         let plan = Plan { points, ..self.plan.unwrap_or_default() };
         self.reports.push(crash(subject, sleepers, &plan)?);
         Ok(())
+    }
+
+    /// One of many subjects, at all its points; in a sample at few.
+    pub(crate) fn one<S: Subject>(&mut self, subject: &S, sleepers: usize) -> Result<(), Skip> {
+        let mut plan = self.plan.unwrap_or_default();
+        if plan.points <= SAMPLE.points {
+            plan.points = 5;
+        }
+        self.reports.push(crash(subject, sleepers, &plan)?);
+        Ok(())
+    }
+
+    /// Whether only a few are wanted, in a short time.
+    pub(crate) fn is_sample(&self) -> bool {
+        self.plan.is_some()
+    }
+
+    /// What a victim of a subject leaves, for another that is killed too.
+    pub(crate) fn images<S: Subject>(&self, subject: &S) -> Result<Vec<Vec<u8>>, Skip> {
+        here(images(subject))
     }
 
     /// What a lock has to stand: 10,000 kills of its owner with one that waits for it, and as many with four.
@@ -459,6 +486,10 @@ fn a_count_that_is_written_in_two_steps_is_found_half() -> Result<(), Skip> {
 
 fn a_sample_of_barriers() -> Result<(), Skip> {
     sample(barrier::matrix)
+}
+
+fn a_sample_of_channels() -> Result<(), Skip> {
+    sample(channel::matrix)
 }
 
 fn a_sample_of_mutexes() -> Result<(), Skip> {
