@@ -4,6 +4,7 @@
 
 mod anonymous;
 mod barrier;
+mod channel;
 mod channel_attach;
 mod channel_queue;
 mod command;
@@ -59,6 +60,10 @@ fn main() -> ExitCode {
         .add(barrier::TESTS, barrier::ROLES)
         .add(channel_attach::TESTS, channel_attach::ROLES)
         .add(channel_queue::TESTS, channel_queue::ROLES)
+        .add(channel::TESTS, channel::ROLES)
+        .add(channel::ends::TESTS, channel::ends::ROLES)
+        .add(channel::hostile::TESTS, channel::hostile::ROLES)
+        .add(channel::steady::TESTS, channel::steady::ROLES)
         .add(command::TESTS, command::ROLES)
         .add(condvar::TESTS, condvar::ROLES)
         .add(crash::TESTS, crash::ROLES)
