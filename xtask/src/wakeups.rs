@@ -1,6 +1,7 @@
-//! `cargo xtask wakeups [--count N]`: a million wake-ups of each mechanism between two processes, none of
+//! `cargo xtask wakeups [--count N | --messages N]`: a million wake-ups of each mechanism between two processes, none of
 //! which may be lost. It is the test `wakeups` of the library with a larger number, in parts that each
-//! stay below the time that a test may take.
+//! stay below the time that a test may take. With `--messages` instead so many messages through a channel
+//! that is often full and often empty.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -11,6 +12,10 @@ use std::process::{Command, ExitCode};
 const COUNT: u64 = 1_000_000;
 /// In how many runs of the test.
 const PARTS: u64 = 10;
+
+/// The tests: all wake-ups, or only the flow.
+const ALL: &str = "wakeups::every";
+const FLOW: &str = "wakeups::no_message";
 
 /// What the runs of one mechanism add up to.
 #[derive(Debug, Default, PartialEq)]
@@ -23,17 +28,20 @@ struct Sum {
 }
 
 pub(crate) fn command(root: &Path, arguments: &[&str]) -> ExitCode {
-    let count = match arguments {
-        [] => Some(COUNT),
-        ["--count", number] => number.parse().ok().filter(|count| *count >= PARTS),
-        _ => None,
+    let (tests, variable, number) = match arguments {
+        [] => (ALL, "SINEW_WAKEUPS", Some(COUNT)),
+        ["--count", number] => (ALL, "SINEW_WAKEUPS", number.parse().ok()),
+        ["--messages", number] => (FLOW, "SINEW_MESSAGES", number.parse().ok()),
+        _ => (ALL, "", None),
     };
-    let Some(count) = count else {
-        eprintln!("usage: cargo xtask wakeups [--count N], with an N of {PARTS} at least");
+    let Some(count) = number.filter(|count| *count >= PARTS) else {
+        eprintln!(
+            "usage: cargo xtask wakeups [--count N | --messages N], with an N of {PARTS} at least"
+        );
         return ExitCode::from(2);
     };
     let report = std::env::temp_dir().join(format!("sinew-wakeups-{}", std::process::id()));
-    let sums = run(root, count, &report);
+    let sums = run(root, tests, (variable, count), &report);
     let _ = fs::remove_file(&report);
     match sums {
         Ok(sums) => show(&sums),
@@ -44,16 +52,31 @@ pub(crate) fn command(root: &Path, arguments: &[&str]) -> ExitCode {
     }
 }
 
-fn run(root: &Path, count: u64, report: &Path) -> Result<BTreeMap<String, Sum>, String> {
+fn run(
+    root: &Path,
+    tests: &str,
+    (variable, count): (&str, u64),
+    report: &Path,
+) -> Result<BTreeMap<String, Sum>, String> {
     fs::write(report, "").map_err(|error| format!("{}: {error}", report.display()))?;
     for part in 0..PARTS {
         // The first parts take what does not divide.
         let number = count / PARTS + u64::from(part < count % PARTS);
         let status = Command::new("cargo")
-            .args(["test", "--quiet", "--package", "sinew", "--test", "it", "--", "wakeups::"])
+            .args([
+                "test",
+                "--quiet",
+                "--release",
+                "--package",
+                "sinew",
+                "--test",
+                "it",
+                "--",
+                tests,
+            ])
             .arg("--test-threads=1")
             .current_dir(root)
-            .env("SINEW_WAKEUPS", number.to_string())
+            .env(variable, number.to_string())
             .env("SINEW_WAKEUPS_REPORT", report)
             .status()
             .map_err(|error| format!("cargo: {error}"))?;
@@ -85,10 +108,10 @@ fn show(sums: &BTreeMap<String, Sum>) -> ExitCode {
         eprintln!("the test wrote no report");
         return ExitCode::FAILURE;
     }
-    println!("mechanism    wake-ups  found asleep   seconds  longest (ms)");
+    println!("mechanism       wake-ups  found asleep   seconds  longest (ms)");
     for (name, sum) in sums {
         let Sum { count, asleep, seconds, longest } = sum;
-        println!("{name:<10} {count:>10} {asleep:>13} {seconds:>9.1} {longest:>13.1}");
+        println!("{name:<13} {count:>10} {asleep:>13} {seconds:>9.1} {longest:>13.1}");
     }
     println!("none lost");
     ExitCode::SUCCESS

@@ -3,9 +3,10 @@
 //! The pause before a ring varies by microseconds, so that it comes while the waiter is still on its
 //! way to sleep, just asleep, and long asleep; half of the time it is on another CPU. How many found it
 //! asleep is counted by the kernel, as the times that the waiter gave up its CPU. `cargo xtask wakeups`
-//! runs the same with a million each.
+//! runs the same with a million each; with `--messages`, so many go through a channel that is often full
+//! and often empty.
 
-#![allow(unsafe_code, reason = "getrusage tells how often this thread slept")]
+#![allow(unsafe_code, reason = "getrusage tells how often this thread slept; attaches to channels")]
 
 use std::fs::File;
 use std::io::Write;
@@ -15,6 +16,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use sinew::channel::{Options, Receiver, Sender};
 use sinew::condvar::Condvar;
 use sinew::eventfd::{self, Counter, EventFd};
 use sinew::futex::Futex;
@@ -22,7 +24,7 @@ use sinew::mapping::Mapping;
 use sinew::memfd::{self, Memfd};
 use sinew::mutex::Mutex;
 use sinew::posix_sem;
-use sinew::wait::{Locks, Waits};
+use sinew::wait::{Borrows, Loans, Locks, Receives, Sends, Waits};
 use sinew_testkit::{Link, Peer, Role, Skip, Test, roles, tests};
 
 pub(crate) const TESTS: &[Test] = tests![
@@ -30,8 +32,10 @@ pub(crate) const TESTS: &[Test] = tests![
     every_post_of_a_semaphore_ends_a_wait,
     every_wake_of_a_futex_ends_a_wait,
     every_notification_of_a_condvar_ends_a_wait,
+    every_message_of_a_channel_ends_a_wait,
+    no_message_of_a_full_channel_is_lost,
 ];
-pub(crate) const ROLES: &[Role] = roles![waiter];
+pub(crate) const ROLES: &[Role] = roles![waiter, taker];
 
 /// How many rings, where the environment asks for no other number.
 const SAMPLE: u64 = 20_000;
@@ -66,7 +70,7 @@ struct Row {
     waiter: fn(&Shared) -> Waiter<'_>,
 }
 
-const ROWS: &[Row] = &[EVENTFD, POSIX_SEM, FUTEX, CONDVAR];
+const ROWS: &[Row] = &[EVENTFD, POSIX_SEM, FUTEX, CONDVAR, CHANNEL];
 
 const EVENTFD: Row = Row {
     name: "eventfd",
@@ -174,6 +178,47 @@ const CONDVAR: Row = Row {
         })
     },
 };
+
+/// In memory of its own.
+const CHANNEL: Row = Row {
+    name: "channel",
+    make: |_| Some(small_channel().into()),
+    ringer: |shared| {
+        let sender = sender(shared.fd.as_ref().unwrap().try_clone().unwrap());
+        Box::new(move |time| sender.send(&time.to_le_bytes()).unwrap())
+    },
+    waiter: |shared| {
+        let receiver = receiver(shared.fd.as_ref().unwrap().try_clone().unwrap());
+        Box::new(move |time, bounded| {
+            let mut buf = [0; 8];
+            let got = if bounded {
+                receiver.recv_timeout(&mut buf, LONG)
+            } else {
+                receiver.recv(&mut buf)
+            };
+            assert_eq!((got, u64::from_le_bytes(buf)), (Ok(8), time));
+        })
+    },
+};
+
+fn small_channel() -> Memfd {
+    let options = Options::stream().capacity(4096);
+    let memfd = memfd::Options::new().create("channel", options.bytes().unwrap()).unwrap();
+    options.create_in(&Arc::new(memfd.map().unwrap())).unwrap();
+    memfd
+}
+
+fn sender(fd: OwnedFd) -> Sender {
+    let map = Arc::new(Memfd::try_from(fd).unwrap().map().unwrap());
+    // SAFETY: the other process uses it as a channel too, of which it is the receiver.
+    unsafe { Sender::open_in(&map, 0) }.unwrap()
+}
+
+fn receiver(fd: OwnedFd) -> Receiver {
+    let map = Arc::new(Memfd::try_from(fd).unwrap().map().unwrap());
+    // SAFETY: as above, and this is its receiver.
+    unsafe { Receiver::open_in(&map) }.unwrap()
+}
 
 /// The CPUs of the ringer and of the waiter: two if there are two.
 fn cpus() -> [usize; 2] {
@@ -296,5 +341,105 @@ fn every_wake_of_a_futex_ends_a_wait() -> Result<(), Skip> {
 
 fn every_notification_of_a_condvar_ends_a_wait() -> Result<(), Skip> {
     ring(&CONDVAR);
+    Ok(())
+}
+
+fn every_message_of_a_channel_ends_a_wait() -> Result<(), Skip> {
+    ring(&CHANNEL);
+    Ok(())
+}
+
+/// How many messages, where the environment asks for no other number.
+const MESSAGES: u64 = 200_000;
+
+/// Numbers that look like chance, the same in both processes.
+fn next(random: &mut u64) -> u64 {
+    *random ^= *random << 13;
+    *random ^= *random >> 7;
+    *random ^= *random << 17;
+    *random
+}
+
+/// The length of the next message, and after it a pause, now and then.
+fn draw(random: &mut u64) -> (usize, u32) {
+    let drawn = next(random);
+    let pause = if drawn >> 56 == 0 { 1 << ((drawn >> 40) % 12) } else { 0 };
+    (8 + (drawn % 150) as usize, pause)
+}
+
+fn pause(turns: u32) {
+    (0..turns).for_each(|_| std::hint::spin_loop());
+}
+
+/// Which CPU both are on in this part of the whole: most of the time the same one.
+fn cpu_of(number: u64, count: u64, own: usize) -> Option<usize> {
+    let part = (count / 8).max(1);
+    number
+        .is_multiple_of(part)
+        .then(|| if number / part % 4 == 3 { cpus()[own] } else { cpus()[0] })
+}
+
+/// Takes so many messages as it is told, and looks at each byte.
+fn taker(link: &Link) {
+    let receiver = receiver(link.recv_fd());
+    let count: u64 = link.hear().parse().unwrap();
+    let (mut random, mut other) = (0x9E37_79B9_7F4A_7C15_u64, 0x1357_9BDF_0246_8ACE);
+    let before = sleeps();
+    let mut buf = [0; 160];
+    for number in 0..count {
+        if let Some(cpu) = cpu_of(number, count, 1) {
+            stay_on(cpu);
+        }
+        let (len, _) = draw(&mut random);
+        let right = |message: &[u8]| {
+            message.len() == len
+                && message[..8] == number.to_le_bytes()
+                && message[8..].iter().all(|byte| *byte == number as u8)
+        };
+        if number % 2 == 0 {
+            assert!(right(&receiver.borrow().unwrap()), "number {number}");
+        } else {
+            let len = receiver.recv(&mut buf).unwrap();
+            assert!(right(&buf[..len]), "number {number}");
+        }
+        pause(draw(&mut other).1);
+    }
+    link.say(sleeps() - before);
+}
+
+fn no_message_of_a_full_channel_is_lost() -> Result<(), Skip> {
+    let count = std::env::var("SINEW_MESSAGES").map_or(MESSAGES, |n| n.parse().unwrap());
+    let memfd = small_channel();
+    let peer = Peer::spawn("wakeups::taker");
+    peer.send_fd(&memfd);
+    peer.say(count);
+    let mut sender = sender(memfd.into());
+    let mut random = 0x9E37_79B9_7F4A_7C15_u64;
+    let (begin, before) = (Instant::now(), sleeps());
+    let mut message = [0; 160];
+    for number in 0..count {
+        if let Some(cpu) = cpu_of(number, count, 0) {
+            stay_on(cpu);
+        }
+        let (len, turns) = draw(&mut random);
+        message[..8].copy_from_slice(&number.to_le_bytes());
+        message[8..len].fill(number as u8);
+        if number % 3 == 0 {
+            let mut loan = sender.loan_timeout(len, PATIENCE).unwrap();
+            loan.copy_from_slice(&message[..len]);
+            loan.send();
+        } else {
+            sender.send_timeout(&message[..len], PATIENCE).unwrap();
+        }
+        pause(turns);
+    }
+    let blocked = sleeps() - before;
+    let asleep: i64 = peer.hear().parse().unwrap();
+    peer.join();
+    let took = begin.elapsed();
+    assert!(asleep.unsigned_abs() >= count / 100, "the receiver slept {asleep} times only");
+    assert!(blocked.unsigned_abs() >= count / 1000, "the sender slept {blocked} times only");
+    report("channel-empty", count, asleep.unsigned_abs(), took, Duration::ZERO);
+    report("channel-full", count, blocked.unsigned_abs(), took, Duration::ZERO);
     Ok(())
 }
