@@ -110,8 +110,29 @@ const STEPS: &[Step] = &[
     Step {
         name: "miri",
         about: "what makes no system calls, in an interpreter that finds undefined behaviour",
-        env: &[("MIRIFLAGS", "-Zmiri-strict-provenance")],
-        run: Run::Miri(&["cargo", "+nightly", "miri", "test", "--package", "sinew", "--lib"]),
+        // Words that are atomics at one time and bytes at another end it where it emulates weak memory (compare its
+        // issue 5185). That is what the models under loom are for.
+        // It has no memory that the kernel wipes in a child.
+        env: &[(
+            "MIRIFLAGS",
+            "-Zmiri-strict-provenance -Zmiri-disable-weak-memory-emulation -Zmiri-env-set=SINEW_WITHOUT=all",
+        )],
+        run: Run::Miri(&[
+            "cargo",
+            "+nightly",
+            "miri",
+            "test",
+            "--package",
+            "sinew",
+            "--lib",
+            "--",
+            // Their tests are of sockets, files and processes.
+            "--skip=channel::folder",
+            "--skip=channel::member",
+            "--skip=channel::name",
+            "--skip=channel::queue::tests::ends",
+            "--skip=channel::service",
+        ]),
     },
 ];
 

@@ -24,7 +24,7 @@ const PATIENCE: &str = "300";
 /// One that notices.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Check {
-    /// The models of the area.
+    /// The models of the module, and its unit tests.
     Loom,
     /// A sample of the kills.
     Crash,
@@ -43,6 +43,15 @@ enum End {
     Hung,
     /// There is nothing of the area in it.
     Absent,
+}
+
+/// Where a sabotage is.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    /// Of the tests, and of the crash driver.
+    area: String,
+    /// Of the models and unit tests: what their names have in them.
+    module: String,
 }
 
 /// Where this program is called as the wrapper: rustc, with the cfg.
@@ -67,12 +76,12 @@ pub(crate) fn command(root: &Path, words: &[&str]) -> ExitCode {
         return ExitCode::FAILURE;
     }
     if words == ["--list"] {
-        for (name, area) in &all {
-            println!("{name:<36} {area}");
+        for (name, place) in &all {
+            println!("{name:<36} {}", place.area);
         }
         return ExitCode::SUCCESS;
     }
-    let chosen: Vec<(&str, &str)> = if words == ["--sample"] {
+    let chosen: Vec<(&str, &Place)> = if words == ["--sample"] {
         sample(&all)
     } else {
         let wanted = |name: &str| words.is_empty() || words.contains(&name);
@@ -82,7 +91,7 @@ pub(crate) fn command(root: &Path, words: &[&str]) -> ExitCode {
             );
             return ExitCode::from(2);
         }
-        all.iter().filter(|(n, _)| wanted(n)).map(|(n, a)| (n.as_str(), a.as_str())).collect()
+        all.iter().filter(|(n, _)| wanted(n)).map(|(n, place)| (n.as_str(), place)).collect()
     };
     if chosen.is_empty() {
         eprintln!(
@@ -100,8 +109,8 @@ pub(crate) fn command(root: &Path, words: &[&str]) -> ExitCode {
     }
 }
 
-/// Every name, with its area, in the sources below `folder`.
-fn find(folder: &Path, inside: &Path, all: &mut BTreeMap<String, String>) -> io::Result<()> {
+/// Every name, with its place, in the sources below `folder`.
+fn find(folder: &Path, inside: &Path, all: &mut BTreeMap<String, Place>) -> io::Result<()> {
     for entry in fs::read_dir(folder)? {
         let entry = entry?;
         let path = inside.join(entry.file_name());
@@ -109,7 +118,7 @@ fn find(folder: &Path, inside: &Path, all: &mut BTreeMap<String, String>) -> io:
             find(&entry.path(), &path, all)?;
         } else if path.extension().is_some_and(|e| e == "rs") {
             for name in names(&fs::read_to_string(entry.path())?) {
-                all.insert(name.to_owned(), area_of(&path));
+                all.insert(name.to_owned(), place_of(&path));
             }
         }
     }
@@ -124,57 +133,64 @@ fn names(source: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// `mutex` for `sync/mutex/core.rs` and `sync/mutex.rs`; `wait` for `wait/word.rs`.
-fn area_of(path: &Path) -> String {
-    let mut parts = path.iter().map(|part| part.to_string_lossy());
+/// `mutex` for `sync/mutex/core.rs` and `sync/mutex.rs`; `wait` for `wait/word.rs`. The parts of `channel` have
+/// models of their own, and their tests together.
+fn place_of(path: &Path) -> Place {
+    let mut parts =
+        path.iter().map(|part| part.to_string_lossy().trim_end_matches(".rs").to_owned());
     let first = parts.next().unwrap_or_default();
     let part = match &*first {
-        "copy" | "event" | "process" | "share" | "sync" => parts.next().unwrap_or_default(),
-        _ => first,
+        "channel" | "copy" | "event" | "process" | "share" | "sync" => parts.next(),
+        _ => None,
     };
-    part.trim_end_matches(".rs").to_owned()
+    let (area, module) = match part {
+        Some(part) if first == "channel" => (first, format!("channel::{part}::")),
+        Some(part) => (part.clone(), format!("{part}::")),
+        None => (first.clone(), format!("{first}::")),
+    };
+    Place { area, module }
 }
 
 /// The first of each area, of two areas.
-fn sample(all: &BTreeMap<String, String>) -> Vec<(&str, &str)> {
-    let mut chosen: Vec<(&str, &str)> = Vec::new();
-    for (name, area) in all {
-        if chosen.len() < 2 && chosen.iter().all(|(_, other)| other != area) {
-            chosen.push((name, area));
+fn sample(all: &BTreeMap<String, Place>) -> Vec<(&str, &Place)> {
+    let mut chosen: Vec<(&str, &Place)> = Vec::new();
+    for (name, place) in all {
+        if chosen.len() < 2 && chosen.iter().all(|(_, other)| other.area != place.area) {
+            chosen.push((name, place));
         }
     }
     chosen
 }
 
 /// Whether the honest build passes, and each of the others is noticed.
-fn judge(root: &Path, chosen: &[(&str, &str)]) -> io::Result<bool> {
+fn judge(root: &Path, chosen: &[(&str, &Place)]) -> io::Result<bool> {
     let bench = Bench::new(root)?;
-    let mut useful: BTreeMap<&str, Vec<Check>> = BTreeMap::new();
-    for (_, area) in chosen {
-        if useful.contains_key(area) {
-            continue;
-        }
-        let mut checks = Vec::new();
+    // By what each check looks at: parts of an area have their tests together.
+    let mut honest: BTreeMap<String, End> = BTreeMap::new();
+    for (_, place) in chosen {
         for check in CHECKS {
-            match bench.run("", area, check)? {
-                End::Passed => checks.push(check),
-                End::Absent => {}
-                end => {
-                    println!("{area}: {check:?} ends with {end:?} on the honest build already");
-                    return Ok(false);
-                }
+            let subject = place.subject(check);
+            if honest.contains_key(&subject) {
+                continue;
             }
+            let end = bench.run("", place, check)?;
+            if !matches!(end, End::Passed | End::Absent) {
+                println!("{subject}: ends with {end:?} on the honest build already");
+                return Ok(false);
+            }
+            println!("{subject}: honest, {end:?}");
+            honest.insert(subject, end);
         }
-        println!("{area}: honest, {checks:?} pass");
-        useful.insert(area, checks);
     }
     let mut survivors = Vec::new();
-    for (name, area) in chosen {
+    for (name, place) in chosen {
         let begin = Instant::now();
         let mut by = None;
-        for check in useful.get(area).into_iter().flatten() {
-            if matches!(bench.run(name, area, *check)?, End::Failed | End::Hung) {
-                by = Some(*check);
+        for check in CHECKS {
+            if honest.get(&place.subject(check)) == Some(&End::Passed)
+                && matches!(bench.run(name, place, check)?, End::Failed | End::Hung)
+            {
+                by = Some(check);
                 break;
             }
         }
@@ -189,6 +205,15 @@ fn judge(root: &Path, chosen: &[(&str, &str)]) -> io::Result<bool> {
     }
     println!("sabotage: {} builds, {} not caught", chosen.len(), survivors.len());
     Ok(survivors.is_empty())
+}
+
+impl Place {
+    fn subject(&self, check: Check) -> String {
+        match check {
+            Check::Loom => format!("{check:?} {}", self.module),
+            Check::Crash | Check::Tests => format!("{check:?} {}", self.area),
+        }
+    }
 }
 
 /// Where it is built.
@@ -214,8 +239,12 @@ impl<'a> Bench<'a> {
     }
 
     /// Builds, and runs one check. A build that fails is an error.
-    fn run(&self, name: &str, area: &str, check: Check) -> io::Result<End> {
-        let filter = format!("{area}::");
+    fn run(&self, name: &str, place: &Place, check: Check) -> io::Result<End> {
+        let area = &place.area;
+        let filter = match check {
+            Check::Loom => place.module.clone(),
+            Check::Crash | Check::Tests => format!("{area}::"),
+        };
         let words: &[&str] = match check {
             Check::Loom => &["--release", "--lib"],
             Check::Crash | Check::Tests => &["--test", "it"],
@@ -280,16 +309,24 @@ mod tests {
         let source = "if cfg!(sabotage = \"mutex-lost-wake\") {} #[cfg(sabotage = \"NAME\")] \
             #[cfg(not(sabotage = \"two\"))]";
         assert_eq!(names(source).collect::<Vec<_>>(), ["mutex-lost-wake", "two"]);
-        assert_eq!(area_of(Path::new("sync/mutex/core.rs")), "mutex");
-        assert_eq!(area_of(Path::new("sync/mutex.rs")), "mutex");
-        assert_eq!(area_of(Path::new("wait/word.rs")), "wait");
+        for (path, area, module) in [
+            ("sync/mutex/core.rs", "mutex", "mutex::"),
+            ("sync/mutex.rs", "mutex", "mutex::"),
+            ("wait/word.rs", "wait", "wait::"),
+            ("channel/ring.rs", "channel", "channel::ring::"),
+            ("channel/queue/crew.rs", "channel", "channel::queue::"),
+        ] {
+            let place = Place { area: area.to_owned(), module: module.to_owned() };
+            assert_eq!(place_of(Path::new(path)), place);
+        }
     }
 
     #[test]
     fn a_sample_is_of_two_areas() {
         let pairs = [("a-1", "a"), ("a-2", "a"), ("b-1", "b"), ("c-1", "c")];
-        let all = pairs.map(|(n, a)| (n.to_owned(), a.to_owned())).into();
-        assert_eq!(sample(&all), [("a-1", "a"), ("b-1", "b")]);
+        let place = |area: &str| Place { area: area.to_owned(), module: format!("{area}::") };
+        let all = pairs.map(|(name, area)| (name.to_owned(), place(area))).into();
+        assert_eq!(sample(&all), [("a-1", &place("a")), ("b-1", &place("b"))]);
     }
 
     #[test]

@@ -9,13 +9,9 @@
 //!
 //! Source: membarrier(2).
 
-use std::sync::atomic::{Ordering, compiler_fence};
+use std::sync::atomic::{Ordering, compiler_fence, fence};
 
-#[cfg(all(test, sinew_loom))]
-use loom::sync::atomic::fence;
 use rustix::thread::{MembarrierCommand, membarrier};
-#[cfg(not(all(test, sinew_loom)))]
-use std::sync::atomic::fence;
 
 use crate::kernel::Feature;
 
@@ -39,18 +35,32 @@ pub(crate) struct Fencing {
     by_kernel: bool,
     /// Whether the kernel does so for this process.
     registered: bool,
+    /// Whether the fences are loom's.
+    #[cfg(all(test, sinew_loom))]
+    model: bool,
 }
 
 impl Fencing {
     /// For a handle to a channel that was made so.
     pub(crate) fn of(by_kernel: bool) -> Self {
-        Self { by_kernel, registered: by_kernel && register() }
+        Self {
+            by_kernel,
+            registered: by_kernel && register(),
+            #[cfg(all(test, sinew_loom))]
+            model: false,
+        }
+    }
+
+    /// In a model, which knows full fences only.
+    #[cfg(all(test, sinew_loom))]
+    pub(crate) const fn in_model() -> Self {
+        Self { by_kernel: false, registered: false, model: true }
     }
 
     /// Between saying that one sleeps and looking for work. Gives whether everybody's changes are seen now: not
     /// where others leave the fence to this process, and the kernel refuses it.
     pub(crate) fn before_sleep(self) -> bool {
-        fence(Ordering::SeqCst);
+        self.full();
         !self.by_kernel || membarrier(MembarrierCommand::GlobalExpedited).is_ok()
     }
 
@@ -61,7 +71,16 @@ impl Fencing {
             // The sleeper's system call fences here, wherever this is interrupted.
             compiler_fence(Ordering::SeqCst);
         } else {
-            fence(Ordering::SeqCst);
+            self.full();
         }
+    }
+
+    #[inline]
+    fn full(self) {
+        #[cfg(all(test, sinew_loom))]
+        if self.model {
+            return loom::sync::atomic::fence(Ordering::SeqCst);
+        }
+        fence(Ordering::SeqCst);
     }
 }

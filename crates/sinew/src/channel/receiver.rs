@@ -25,6 +25,9 @@ use crate::fork::Origin;
 use crate::mapping::Mapping;
 use crate::wait::{Borrows, Receives, Wait};
 
+#[cfg(test)]
+mod tests;
+
 /// The most messages that can be borrowed at a time, of one sender.
 pub const MOST_BORROWED: usize = 64;
 /// How many messages of one sender are taken in a row while others have some too.

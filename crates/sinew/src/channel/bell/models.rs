@@ -52,10 +52,14 @@ impl<'a> Seat<'a> {
         Bell { sleeping: &self.sleeping, sleeps: &self.sleeps, word: self.word }
     }
 
-    /// Sleeps as the owner of the side, who does nothing else meanwhile.
-    fn sleep_until<T>(&self, look: impl FnMut() -> Option<T>) -> T {
-        let mut sleeps = Sleeps { last: self.sleeps.load(Relaxed) };
-        self.bell().sleep_until(&mut sleeps, fencing(), Wait::FOREVER, look).unwrap()
+    /// What one begins with who takes the side over.
+    fn sleeps(&self) -> Sleeps {
+        self.sleeping.store(0, Relaxed);
+        Sleeps { last: self.sleeps.load(Relaxed) }
+    }
+
+    fn sleep_until<T>(&self, sleeps: &mut Sleeps, look: impl FnMut() -> Option<T>) -> T {
+        self.bell().sleep_until(sleeps, fencing(), Wait::FOREVER, look).unwrap()
     }
 
     fn ring_if_asleep(&self, rung: &mut Rung) {
@@ -65,7 +69,7 @@ impl<'a> Seat<'a> {
 
 /// Full fences: loom knows no other.
 fn fencing() -> Fencing {
-    Fencing::of(false)
+    Fencing::in_model()
 }
 
 fn explore(switches: Option<usize>, model: impl Fn() + Sync + Send + 'static) {
@@ -92,13 +96,14 @@ impl Channel {
         let (lane, own) = (lane.seen_by(life), own.seen_by(life));
         let peer = self.receiver.seen_by(life);
         let (sending, mut rung) = (Sending::resume(&lane).unwrap(), Rung::default());
+        let mut sleeps = own.sleeps();
         for len in &LENS[..messages] {
             let reserve = || sending.reserve(&lane, *len as u64);
             let room = reserve().or_else(|why| match why {
                 NoRoom::Until(_) => {
                     // Padding may have been committed.
                     peer.ring_if_asleep(&mut rung);
-                    own.sleep_until(|| {
+                    own.sleep_until(&mut sleeps, || {
                         let before = sending.tail();
                         let room = reserve();
                         if sending.tail() != before {
@@ -118,6 +123,7 @@ impl Channel {
     /// Receives so many messages from whichever lanes, sleeping until there is one.
     fn receive(&self, messages: usize, life: &Life) {
         let own = self.receiver.seen_by(life);
+        let mut sleeps = own.sleeps();
         let ends: Vec<(View<'_>, Seat<'_>)> = self
             .senders
             .iter()
@@ -137,7 +143,7 @@ impl Channel {
                 })
             };
             if look().is_none() {
-                own.sleep_until(look);
+                own.sleep_until(&mut sleeps, look);
             }
         }
     }
@@ -189,7 +195,9 @@ fn a_close_is_heard() {
         let life = Life::long();
         let (_, sender) = &channel.senders[0];
         let (own, sender) = (channel.receiver.seen_by(&life), sender.seen_by(&life));
-        own.sleep_until(|| (Seen::of(&sender.presence).presence == Presence::Left).then_some(()));
+        own.sleep_until(&mut own.sleeps(), || {
+            (Seen::of(&sender.presence).presence == Presence::Left).then_some(())
+        });
         assert_eq!(Seen::of(&sender.presence).turn, 1);
         peer.join().unwrap();
     });
@@ -209,11 +217,9 @@ fn a_successor_is_rung_for() {
             let sender = thread::spawn(move || other.send(0, 2, &Life::long()));
             if live(accesses, |life| channel.receive(2, life)).is_none() {
                 seen.store(true, std::sync::atomic::Ordering::SeqCst);
-                // What a survivor does, and what a successor begins with.
+                // What a survivor does.
                 let life = Life::long();
                 channel.senders[0].1.seen_by(&life).bell().ring();
-                let own = channel.receiver.seen_by(&life);
-                own.sleeping.store(0, Relaxed);
                 let lane = channel.senders[0].0.seen_by(&life);
                 let head = Receiving::resume(&lane).unwrap().0.head();
                 let left = ENDS[..2].iter().filter(|end| **end > head).count();

@@ -281,7 +281,7 @@ impl<'a> Table for View<'a> {
 
 /// Full fences: what the kernel's comes to.
 fn full() -> Fencing {
-    Fencing::of(false)
+    Fencing::in_model()
 }
 
 fn explore(preemptions: usize, run: impl Fn() + Sync + Send + 'static) {
