@@ -29,8 +29,10 @@ fn ends(capacity: u64) -> (Sender, Receiver) {
     let lane = || Lane::of(&map, &shape, 0);
     let side = || Side::of_receiver(&map, &shape, 0);
     let fencing = Fencing::of(false);
-    let receiver = Receiver::attach(vec![lane()], side(), fencing, None, true).unwrap();
-    let sender = Sender::attach(lane(), side(), Full::Fail, fencing, None, true).unwrap();
+    let receiver = Receiver::attach(vec![lane()], side(), None, fencing, None, true).unwrap();
+    let sender =
+        Sender::attach(lane(), lane().sender_side(), side(), Full::Fail, fencing, None, true)
+            .unwrap();
     (sender, receiver)
 }
 
