@@ -6,6 +6,7 @@ mod anonymous;
 mod barrier;
 mod channel;
 mod channel_attach;
+mod channel_members;
 mod channel_queue;
 mod command;
 mod condvar;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         .add(channel::ends::TESTS, channel::ends::ROLES)
         .add(channel::hostile::TESTS, channel::hostile::ROLES)
         .add(channel::steady::TESTS, channel::steady::ROLES)
+        .add(channel_members::TESTS, channel_members::ROLES)
         .add(command::TESTS, command::ROLES)
         .add(condvar::TESTS, condvar::ROLES)
         .add(crash::TESTS, crash::ROLES)

@@ -471,13 +471,18 @@ fn process_of(socket: &Seqpacket, own: &OwnedFd) -> Result<Option<PidFd>> {
         Some(asked) if Feature::PeerPidfd.usable() => match asked {
             Ok(pidfd) => pidfd,
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == ErrorKind::LimitReached => return Err(starved()),
             Err(error) => return Err(error),
         },
-        _ => rustix::io::fcntl_dupfd_cloexec(own, 0)
-            .map_err(|errno| Error::os("keep a pidfd", errno).because(no_descriptors()))?,
+        _ => rustix::io::fcntl_dupfd_cloexec(own, 0).map_err(|_| starved())?,
     };
     let pidfd = PidFd::try_from(pidfd)?;
     Ok((!pidfd.has_ended()).then_some(pidfd))
+}
+
+#[cold]
+fn starved() -> Error {
+    Error::new(ErrorKind::LimitReached, "join").because(no_descriptors())
 }
 
 fn no_descriptors() -> String {

@@ -127,6 +127,8 @@ impl Core {
             }
             match state.kind {
                 Kind::Free | Kind::Here => {}
+                // Kept newcomers: the place of one that nobody knows of is never had again.
+                Kind::Joining if cfg!(sabotage = "member-keeps-newcomers") => {}
                 Kind::Joining => {
                     // Whether the last holder got to tell of it or not, it starts anew.
                     if self.table.slot(slot).is_some_and(|word| word.cancel(state.generation)) {
