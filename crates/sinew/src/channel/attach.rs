@@ -13,8 +13,8 @@ use super::folder::Folder;
 use super::lane::{Lane, Side};
 use super::layout::{self, Shape};
 use super::member::{
-    FACTS, Hello, Kind, Member, NAME, Object, Pattern, Role, Seat, State, TYPES, Table, Welcome,
-    Who,
+    FACTS, Hello, Kind, Member, NAME, Object, Pattern, Role, Seat, Shared, State, TYPES, Table,
+    Welcome, Who,
 };
 use super::name::{Claimed, Connection, Name};
 use super::options;
@@ -213,7 +213,7 @@ impl<E: End> Attach<E> {
         let (memfd, map, shape) = self.options.make(listener.name().as_str())?;
         let events = Events::new(&shape)?;
         let ties = Ties::new(&map, shape, &events);
-        let (table, more) = (ties.table()?, events.to_fds()?);
+        let (table, more) = (ties.table()?, events.shared());
         let object = Object { memory: memfd.into(), more, table, facts: [0; FACTS] };
         let member = Member::create(listener, object, E::ROLE, 0, self.durable, ties)?;
         E::attach(&map, &shape, &events, member, true)
@@ -243,9 +243,9 @@ impl<E: End> Attach<E> {
                 let (map, shape) = open_memory(memory)?;
                 let events = Events::of(more)?;
                 let ties = Ties::new(&map, shape, &events);
-                let table = ties.table()?;
+                let (table, more) = (ties.table()?, events.shared());
                 found = Some((map, shape, events));
-                Ok((table, ties))
+                Ok((table, ties, more))
             })?;
         let (map, shape, events) = found.ok_or_else(|| damaged("join"))?;
         E::attach(&map, &shape, &events, member, true)
@@ -316,7 +316,7 @@ impl<E: End> Unattached<E> {
     pub fn attach(self) -> Result<E> {
         let (map, shape) = open_memory(&self.memory)?;
         let socket = Seqpacket::from(self.socket);
-        let events = Events::of(&self.bells)?;
+        let events = Events::of(self.bells.into())?;
         let ties = Ties::new(&map, shape, &events);
         let (memory, table) = (self.memory, ties.table()?);
         let object = Object { memory, more: Vec::new(), table, facts: [0; FACTS] };
@@ -391,14 +391,16 @@ impl Events {
         Ok(Self { receiver: Some(Event::new()?), sender })
     }
 
-    /// As they were handed over, in the order of `to_fds`.
-    fn of(fds: &[OwnedFd]) -> Result<Self> {
-        let event = |at: usize| fds.get(at).map(|fd| Event::from_fd(fd.as_fd())).transpose();
-        Ok(Self { receiver: event(0)?, sender: event(1)? })
+    /// As they were handed over, in the order of `shared`.
+    fn of(fds: Vec<OwnedFd>) -> Result<Self> {
+        let mut events = fds.into_iter().map(Event::from_fd);
+        Ok(Self { receiver: events.next().transpose()?, sender: events.next().transpose()? })
     }
 
-    fn to_fds(&self) -> Result<Vec<OwnedFd>> {
-        [&self.receiver, &self.sender].into_iter().flatten().map(Event::to_fd).collect()
+    /// What newcomers are handed.
+    fn shared(&self) -> Vec<Shared> {
+        let all = [&self.receiver, &self.sender];
+        all.into_iter().flatten().map(|event| Arc::new(event.clone()) as Shared).collect()
     }
 }
 

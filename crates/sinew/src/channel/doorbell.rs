@@ -32,11 +32,7 @@ impl Event {
     }
 
     /// One that was handed over.
-    pub(crate) fn from_fd(fd: BorrowedFd<'_>) -> Result<Self> {
-        let fd = fd.try_clone_to_owned().map_err(|error| {
-            let errno = rustix::io::Errno::from_io_error(&error);
-            Error::os("attach", errno.unwrap_or(rustix::io::Errno::MFILE)).on(Mechanism::Channel)
-        })?;
+    pub(crate) fn from_fd(fd: OwnedFd) -> Result<Self> {
         Ok(Self(Arc::new(EventFd::try_from(fd)?)))
     }
 

@@ -118,13 +118,15 @@ pub(crate) enum Seat {
     Same { slot: usize, lane: u16 },
 }
 
+/// A descriptor that the pattern uses too.
+pub(crate) type Shared = Arc<dyn AsFd + Send + Sync>;
+
 /// What a channel is made of.
-#[derive(Debug)]
 pub(crate) struct Object {
     /// The memory that all map.
     pub(crate) memory: OwnedFd,
     /// What else newcomers are handed: at most `MOST_MORE`.
-    pub(crate) more: Vec<OwnedFd>,
+    pub(crate) more: Vec<Shared>,
     pub(crate) table: Table,
     /// What newcomers are told of it.
     pub(crate) facts: [u8; FACTS],
@@ -154,7 +156,7 @@ struct Inner {
     /// Set when the member leaves: nothing is done any more.
     over: bool,
     memory: OwnedFd,
-    more: Vec<OwnedFd>,
+    more: Vec<Shared>,
     facts: [u8; FACTS],
     /// The random number of the channel.
     channel: [u8; 16],
@@ -315,7 +317,7 @@ impl Member {
 
 impl Inner {
     fn new(
-        (memory, more): (OwnedFd, Vec<OwnedFd>),
+        (memory, more): (OwnedFd, Vec<Shared>),
         facts: [u8; FACTS],
         channel: [u8; 16],
         name: Option<Name>,

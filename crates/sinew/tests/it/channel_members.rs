@@ -141,7 +141,11 @@ fn receive() -> Receiver {
                 receiver.outlast_senders(true);
                 return receiver;
             }
-            Err(error) => assert_eq!(error.kind(), ErrorKind::InUse, "{error}"),
+            // Not followed yet; or with sixteen descriptors, too many are on their way just now.
+            Err(error) => assert!(
+                matches!(error.kind(), ErrorKind::InUse | ErrorKind::LimitReached),
+                "{error}"
+            ),
         }
         assert!(Instant::now() < deadline, "the place is not given back");
     }
@@ -154,7 +158,11 @@ fn has_room_for(count: usize) {
     while senders.len() < count {
         match sender().awaited("test").open_timeout(LONG) {
             Ok(sender) => senders.push(sender),
-            Err(error) => assert_eq!(error.kind(), ErrorKind::InUse, "{error}"),
+            // Not followed yet; or with sixteen descriptors, too many are on their way just now.
+            Err(error) => assert!(
+                matches!(error.kind(), ErrorKind::InUse | ErrorKind::LimitReached),
+                "{error}"
+            ),
         }
         assert!(Instant::now() < deadline, "{} of {count} places", senders.len());
     }

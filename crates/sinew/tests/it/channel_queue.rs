@@ -157,7 +157,8 @@ fn a_killed_workers_jobs_go_to_another() -> Result<(), Skip> {
 }
 
 fn a_worker_killed_while_it_works_loses_nothing() -> Result<(), Skip> {
-    const JOBS: u32 = 400;
+    // No more than a link holds: a worker says each, and nobody listens before the end.
+    const JOBS: u32 = 200;
     let queue = Queue::new();
     let sender = queue.sender(0);
     let mut workers: Vec<Peer> =

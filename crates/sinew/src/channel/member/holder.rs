@@ -308,7 +308,7 @@ impl Core {
         let own = PidFd::own().map_err(|_| SendError::TooManyInFlight)?;
         let mut places = vec![self.me.place()];
         let mut fds = vec![inner.memory.as_fd()];
-        fds.extend(inner.more.iter().map(AsFd::as_fd));
+        fds.extend(inner.more.iter().map(|more| more.as_fd()));
         fds.push(own.as_fd());
         for (place, pidfd) in others(inner, who.slot) {
             places.push(place);

@@ -9,7 +9,7 @@ use super::message::{
     Hello, LONGEST, MOST_FDS, Message, Welcome, Writer, is_hello_of_another_version,
 };
 use super::slot::{Holder, Table};
-use super::{Inner, LINK, Member, Pattern, Who};
+use super::{Inner, LINK, Member, Pattern, Shared, Who};
 use crate::channel::name::{Connection, Name, held_by};
 use crate::channel::service::Handle;
 use crate::error::{Error, ErrorKind, RecvError, Result, SendError};
@@ -24,11 +24,11 @@ const TURNS: usize = 1000;
 const JOIN: &str = "join";
 
 /// What a newcomer makes of a welcome: the members in the memory that it mapped and checked, and what is
-/// told of them.
-pub(crate) type Attached = (Table, Arc<dyn Pattern>);
+/// told of them, and what newcomers are handed if this one holds the name.
+pub(crate) type Attached = (Table, Arc<dyn Pattern>, Vec<Shared>);
 
 /// Maps the memory that came with a welcome, and takes what else the pattern hands to newcomers.
-pub(crate) type Maps<'a> = &'a mut dyn FnMut(&Welcome, &OwnedFd, &[OwnedFd]) -> Result<Attached>;
+pub(crate) type Maps<'a> = &'a mut dyn FnMut(&Welcome, &OwnedFd, Vec<OwnedFd>) -> Result<Attached>;
 
 impl Member {
     /// Joins the channel of this name: by `first`, if the name was found to be held, else by a connection
@@ -64,8 +64,10 @@ impl Member {
                 return Err(failed(name, ErrorKind::PermissionDenied)
                     .because("the channel is another user's"));
             }
-            let Some(answer) = ask(name, &connection, &hello, answer)? else { continue };
-            let attached = attach(&answer.welcome, &answer.memory, &answer.more)?;
+            let asked = ask(name, &connection, &hello, answer)?;
+            let Some(mut answer) = asked else { continue };
+            let more = std::mem::take(&mut answer.more);
+            let attached = attach(&answer.welcome, &answer.memory, more)?;
             if let Some(member) = enter(name, connection, answer, attached)? {
                 return Ok(member);
             }
@@ -144,8 +146,8 @@ fn ask(
 fn enter(
     name: &Name,
     connection: Connection,
-    Answer { welcome, memory, more, pidfds }: Answer,
-    (table, pattern): Attached,
+    Answer { welcome, memory, pidfds, .. }: Answer,
+    (table, pattern, more): Attached,
 ) -> Result<Option<Member>> {
     let Welcome { slot, generation, role, lane, .. } = welcome;
     let me = Who { slot, generation, role, lane };

@@ -95,13 +95,13 @@ fn join(
     places: usize,
     pattern: &Arc<dyn Pattern>,
 ) -> Result<Member> {
-    let mut attach = |welcome: &Welcome, memory: &OwnedFd, _: &[OwnedFd]| {
+    let mut attach = |welcome: &Welcome, memory: &OwnedFd, _: Vec<OwnedFd>| {
         if welcome.facts != [7; FACTS] {
             return Err(damaged("join", "the facts are others"));
         }
         let memory = Memfd::try_from(memory.try_clone().unwrap())?;
         let table = Table::new(map(&memory), AT, places, HOLDER_AT)?;
-        Ok((table, Arc::clone(pattern)))
+        Ok((table, Arc::clone(pattern), Vec::new()))
     };
     Member::join(&name(folder), None, &hello(lane), exist, Wait::FOREVER, &mut attach)
 }
