@@ -131,6 +131,7 @@ const STEPS: &[Step] = &[
             "--skip=channel::member",
             "--skip=channel::name",
             "--skip=channel::queue::tests::ends",
+            "--skip=channel::queue::tests::property",
             "--skip=channel::service",
         ]),
     },

@@ -257,7 +257,7 @@ fn wrong(why: &'static str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::memfd;
+    use crate::{anonymous, mapping};
 
     const SHAPE: Shape = Shape {
         pattern: 1,
@@ -272,9 +272,15 @@ mod tests {
         kernel_fences: true,
     };
 
+    /// Of its own: Miri knows no other.
+    fn map() -> Mapping {
+        let private = anonymous::Options::new().map_with(mapping::Options::new().private());
+        private.create(SHAPE.bytes() as usize).unwrap()
+    }
+
     #[test]
     fn a_header_is_read_as_it_was_written() {
-        let map = memfd::Options::new().create("shape", SHAPE.bytes()).unwrap().map().unwrap();
+        let map = map();
         assert_eq!(Shape::read(&map).unwrap_err().kind(), ErrorKind::Mismatch);
         SHAPE.write(&map).unwrap();
         assert_eq!(Shape::read(&map).unwrap(), SHAPE);
@@ -282,7 +288,7 @@ mod tests {
 
     #[test]
     fn no_damaged_header_is_taken() {
-        let map = memfd::Options::new().create("shape", SHAPE.bytes()).unwrap().map().unwrap();
+        let map = map();
         SHAPE.write(&map).unwrap();
         for at in (0..=CHECK_AT).step_by(8) {
             let word = map.atomic_u64_at(at).unwrap();

@@ -16,8 +16,9 @@
 //! # Deaths
 //! A sender that dies leaves its unfinished record uncommitted; its successor begins there
 //! ([`Sending::resume`]). A receiver that dies leaves what it had not released; its successor begins there. The
-//! counts are exact after that too: a header holds the low bits of the message's number, which tell whether the count
-//! was stored before the death or not.
+//! counts of messages are exact after that too, a receiver's from its next message on: a header holds the low bits of
+//! the message's number, which tell whether the count was stored before the death or not. Those of bytes can be off by
+//! what was sent or released at the death.
 //!
 //! # Memory order
 //! The commit is a release store, and the look at the header an acquire load: the bytes, and the zero of the next header,
@@ -294,7 +295,7 @@ impl Sending {
     /// Says that the bytes of a room are lent: they are written, whether they are sent or not.
     #[inline]
     pub(crate) fn lend(&self, room: &Room) {
-        if self.zero.get() < room.at + room.len {
+        if self.zero.get() < room.at + room.len && !cfg!(sabotage = "ring-no-lend") {
             self.zero.set(NOWHERE);
         }
     }
@@ -358,6 +359,8 @@ pub(crate) struct Receiving {
     /// Whether that is known. A receiver that died may have stored its head and not its count: then the
     /// next message tells.
     counted: Cell<bool>,
+    /// Up to where messages were given out, by former receivers too.
+    given: Cell<u64>,
     received: Cell<u64>,
     bytes: Cell<u64>,
     capacity: u64,
@@ -381,6 +384,7 @@ impl Receiving {
             head: Cell::new(head),
             next: Cell::new(next),
             counted: Cell::new(false),
+            given: Cell::new(given),
             received: Cell::new(received),
             bytes: Cell::new(bytes),
             capacity,
@@ -487,7 +491,11 @@ impl Receiving {
     /// Says that everything up to here was given out: a successor that finds it not released knows.
     #[inline]
     pub(crate) fn give<M: Memory>(&self, memory: &M) {
-        memory.receiver(ReceiverField::Given).store(self.position.get(), Relaxed);
+        // What a dead receiver had further on stays given.
+        if self.position.get() > self.given.get() || cfg!(sabotage = "ring-forget-given") {
+            self.given.set(self.position.get());
+            memory.receiver(ReceiverField::Given).store(self.position.get(), Relaxed);
+        }
     }
 
     /// Releases `count` messages of `bytes` bytes, up to the position `end`: the sender may write there.
