@@ -288,14 +288,7 @@ impl Core {
             guest.place = Some(who.place());
         }
         self.tell_all(inner, who.slot);
-        // A welcome takes one descriptor more for a moment.
-        if let Some(holding) = &mut inner.holding {
-            holding.reserve = None;
-        }
         let sent = self.send_welcome(inner, number, who);
-        if let Some(holding) = &mut inner.holding {
-            holding.reserve = spare(&inner.memory);
-        }
         if let Err(error) = sent {
             if let Some(word) = self.table.slot(who.slot) {
                 word.cancel(who.generation);
