@@ -27,7 +27,7 @@ pub(crate) const TESTS: &[Test] = tests![
     a_holder_that_leaves_hands_the_name_on,
     a_stopped_holder_is_named,
     names_and_folders_are_removed_under_traffic,
-    sixteen_descriptors_are_enough,
+    eighteen_descriptors_are_enough,
     those_who_knock_and_say_nothing_keep_nobody_out,
 ];
 pub(crate) const ROLES: &[Role] = roles![member];
@@ -72,7 +72,7 @@ fn member(link: &Link) {
                 link.say("gone");
             }
             b"limit" => {
-                limit(16);
+                limit(18);
                 link.say("limited");
             }
             // Sends the pipe by whose end the child ends.
@@ -141,7 +141,7 @@ fn receive() -> Receiver {
                 receiver.outlast_senders(true);
                 return receiver;
             }
-            // Not followed yet; or with sixteen descriptors, too many are on their way just now.
+            // Not followed yet; or with few descriptors, too many are on their way just now.
             Err(error) => assert!(
                 matches!(error.kind(), ErrorKind::InUse | ErrorKind::LimitReached),
                 "{error}"
@@ -158,7 +158,7 @@ fn has_room_for(count: usize) {
     while senders.len() < count {
         match sender().awaited("test").open_timeout(LONG) {
             Ok(sender) => senders.push(sender),
-            // Not followed yet; or with sixteen descriptors, too many are on their way just now.
+            // Not followed yet; or with few descriptors, too many are on their way just now.
             Err(error) => assert!(
                 matches!(error.kind(), ErrorKind::InUse | ErrorKind::LimitReached),
                 "{error}"
@@ -468,7 +468,7 @@ fn names_and_folders_are_removed_under_traffic() -> Result<(), Skip> {
     Ok(())
 }
 
-fn sixteen_descriptors_are_enough() -> Result<(), Skip> {
+fn eighteen_descriptors_are_enough() -> Result<(), Skip> {
     let peers = ["create", "open"].map(|how| {
         let peer = Peer::spawn("channel_members::member");
         peer.say("limit");
