@@ -362,9 +362,13 @@ fn a_killed_holder_is_dead_though_its_forked_child_lives() -> Result<(), Skip> {
         holder.kill();
         // The child has its connections, its listener and its map.
         assert_eq!(first.recv_timeout(&mut [0; 16], LONG), Err(RecvError::PeerDied));
-        drop(first);
         assert!(!child.has_ended());
-        let receiver = if others { receive() } else { receiver().create("test").unwrap() };
+        let receiver = if others {
+            first
+        } else {
+            drop(first);
+            receiver().create("test").unwrap()
+        };
         let newcomer = start("open");
         sends(&newcomer, &receiver);
         if let Some(other) = &other {
