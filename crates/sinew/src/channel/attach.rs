@@ -42,7 +42,7 @@ pub trait End: private::End {}
 impl End for Sender {}
 impl End for Receiver {}
 
-mod private {
+pub(super) mod private {
     use super::{Arc, Events, Mapping, Member, Result, Role, Shape};
 
     pub trait End: Sized {
@@ -59,38 +59,6 @@ mod private {
             member: Member,
             named: bool,
         ) -> Result<Self>;
-    }
-}
-
-impl private::End for Sender {
-    #[allow(private_interfaces, reason = "nobody outside can name it")]
-    const ROLE: Role = Role::Sender;
-
-    #[allow(private_interfaces, reason = "nobody outside can name them")]
-    fn attach(
-        map: &Arc<Mapping>,
-        shape: &Shape,
-        events: &Events,
-        member: Member,
-        named: bool,
-    ) -> Result<Self> {
-        Self::of_member(map, shape, events, member, named)
-    }
-}
-
-impl private::End for Receiver {
-    #[allow(private_interfaces, reason = "nobody outside can name it")]
-    const ROLE: Role = Role::Receiver;
-
-    #[allow(private_interfaces, reason = "nobody outside can name them")]
-    fn attach(
-        map: &Arc<Mapping>,
-        shape: &Shape,
-        events: &Events,
-        member: Member,
-        named: bool,
-    ) -> Result<Self> {
-        Self::of_member(map, shape, events, member, named)
     }
 }
 

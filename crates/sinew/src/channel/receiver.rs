@@ -8,13 +8,13 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::attach::Events;
+use super::attach::{Events, private};
 use super::bell::{Rung, Sleeps};
 use super::doorbell::{Doorbell, Event};
 use super::fence::Fencing;
 use super::lane::{Lane, Side, SideField};
 use super::layout::Shape;
-use super::member::Member;
+use super::member::{Member, Role};
 use super::memory::{Memory, ReceiverField};
 use super::options;
 use super::presence::{Presence, Seen};
@@ -134,21 +134,6 @@ impl Receiver {
         let own = Side::of_receiver(map, &shape, 0);
         let fencing = Fencing::of(shape.kernel_fences);
         Self::attach(lanes, own, None, fencing, None, true).map_err(options::damaged)
-    }
-
-    /// The end of a member.
-    pub(super) fn of_member(
-        map: &Arc<Mapping>,
-        shape: &Shape,
-        events: &Events,
-        member: Member,
-        lasts: bool,
-    ) -> Result<Self> {
-        let lanes = (0..shape.lanes).map(|index| Lane::of(map, shape, index)).collect();
-        let own = Side::of_receiver(map, shape, 0).with_event(events.receiver.as_ref());
-        let fencing = Fencing::of(shape.kernel_fences);
-        Self::attach(lanes, own, events.sender.as_ref(), fencing, Some(member), lasts)
-            .map_err(options::damaged)
     }
 
     /// A descriptor that is readable while there may be a message, to be polled beside others: after a
@@ -463,6 +448,26 @@ impl Borrows for Receiver {
         let index = end.borrowed.push(&record);
         self.tell_cpu();
         Ok(Message { end, record, index, number, origin: &self.origin })
+    }
+}
+
+impl private::End for Receiver {
+    #[allow(private_interfaces, reason = "nobody outside can name it")]
+    const ROLE: Role = Role::Receiver;
+
+    #[allow(private_interfaces, reason = "nobody outside can name them")]
+    fn attach(
+        map: &Arc<Mapping>,
+        shape: &Shape,
+        events: &Events,
+        member: Member,
+        lasts: bool,
+    ) -> Result<Self> {
+        let lanes = (0..shape.lanes).map(|index| Lane::of(map, shape, index)).collect();
+        let own = Side::of_receiver(map, shape, 0).with_event(events.receiver.as_ref());
+        let fencing = Fencing::of(shape.kernel_fences);
+        Self::attach(lanes, own, events.sender.as_ref(), fencing, Some(member), lasts)
+            .map_err(options::damaged)
     }
 }
 

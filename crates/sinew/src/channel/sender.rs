@@ -8,13 +8,13 @@ use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::attach::Events;
+use super::attach::{Events, private};
 use super::bell::{Rung, Sleeps};
 use super::doorbell::Doorbell;
 use super::fence::Fencing;
 use super::lane::{Lane, Side, SideField};
 use super::layout::Shape;
-use super::member::Member;
+use super::member::{Member, Role};
 use super::memory::Memory;
 use super::options::{self, Full};
 use super::presence::{Presence, Seen};
@@ -107,25 +107,6 @@ impl Sender {
         let own = lane.sender_side();
         let (full, fencing) = (Full::of(&shape), Fencing::of(shape.kernel_fences));
         Self::attach(lane, own, peer, full, fencing, None, true).map_err(options::damaged)
-    }
-
-    /// The end of a member, on the lane that it was given.
-    pub(super) fn of_member(
-        map: &Arc<Mapping>,
-        shape: &Shape,
-        events: &Events,
-        member: Member,
-        lasts: bool,
-    ) -> Result<Self> {
-        let lane = u64::from(member.who().lane);
-        if lane >= shape.lanes {
-            return Err(options::damaged(Corrupt));
-        }
-        let peer = Side::of_receiver(map, shape, 0).with_event(events.receiver.as_ref());
-        let lane = Lane::of(map, shape, lane);
-        let own = lane.sender_side().with_event(events.sender.as_ref());
-        let (full, fencing) = (Full::of(shape), Fencing::of(shape.kernel_fences));
-        Self::attach(lane, own, peer, full, fencing, Some(member), lasts).map_err(options::damaged)
     }
 
     /// Says that the receiver is dead: for whoever has proof of it, a pidfd that is readable. What waits for
@@ -279,6 +260,30 @@ impl Loans for Sender {
         let room = self.room(len, wait)?;
         self.ring.lend(&room);
         Ok(Loan { sender: self, room, len })
+    }
+}
+
+impl private::End for Sender {
+    #[allow(private_interfaces, reason = "nobody outside can name it")]
+    const ROLE: Role = Role::Sender;
+
+    #[allow(private_interfaces, reason = "nobody outside can name them")]
+    fn attach(
+        map: &Arc<Mapping>,
+        shape: &Shape,
+        events: &Events,
+        member: Member,
+        lasts: bool,
+    ) -> Result<Self> {
+        let lane = u64::from(member.who().lane);
+        if lane >= shape.lanes {
+            return Err(options::damaged(Corrupt));
+        }
+        let peer = Side::of_receiver(map, shape, 0).with_event(events.receiver.as_ref());
+        let lane = Lane::of(map, shape, lane);
+        let own = lane.sender_side().with_event(events.sender.as_ref());
+        let (full, fencing) = (Full::of(shape), Fencing::of(shape.kernel_fences));
+        Self::attach(lane, own, peer, full, fencing, Some(member), lasts).map_err(options::damaged)
     }
 }
 
