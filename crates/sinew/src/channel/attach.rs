@@ -16,7 +16,7 @@ use super::member::{
     FACTS, Hello, Kind, Member, NAME, Object, Pattern, Role, Seat, Shared, State, TYPES, Table,
     Welcome, Who,
 };
-use super::name::{Claimed, Connection, Name};
+use super::name::{Claimed, Connection, Name, orphaned};
 use super::options;
 use super::presence::Seen;
 use super::receiver::Receiver;
@@ -33,7 +33,7 @@ use crate::wait::{Opens, Wait};
 const ANSWER: Duration = Duration::from_secs(5);
 
 /// For how long a name that a dead process has left is waited for to be taken over, where the caller does not
-/// wait for it: several times what a survivor needs for that.
+/// wait for it and no survivor is seen: several times what one needs for that.
 const TAKE_OVER: Duration = Duration::from_millis(200);
 
 /// An end of a channel that can be attached: a [`Sender`] or a [`Receiver`].
@@ -90,8 +90,8 @@ impl<E: End> Attach<E> {
     /// Makes a channel under a name that nobody holds, with this as its first end.
     ///
     /// # Errors
-    /// [`AlreadyExists`](ErrorKind::AlreadyExists) if a process holds the name, which the error tells, and whether that is
-    /// stopped; [`InvalidInput`](ErrorKind::InvalidInput) for a name that cannot be (1 to 200 bytes, without a slash,
+    /// [`AlreadyExists`](ErrorKind::AlreadyExists) if a process holds the name, or is about to take it over from a dead one,
+    /// which the error tells, and whether that is stopped; [`InvalidInput`](ErrorKind::InvalidInput) for a name that cannot be (1 to 200 bytes, without a slash,
     /// not beginning with a dot), a capacity or a number of senders; as for
     /// [`memfd::Options::create`](crate::memfd::Options::create) where there is not so much memory.
     pub fn create(&self, name: impl AsRef<OsStr>) -> Result<E> {
@@ -112,8 +112,12 @@ impl<E: End> Attach<E> {
         let connection = match name.connect() {
             // Its holder is dead, and another member may be about to take the name over.
             Err(error) if error.kind() == ErrorKind::NotFound && name.path().exists() => {
-                match name.connect_wait(Wait::timeout(TAKE_OVER)) {
-                    Err(late) if late.kind() == ErrorKind::TimedOut => return Err(error),
+                let survivor = name.survivor();
+                let patience = if survivor.is_some() { ANSWER } else { TAKE_OVER };
+                match name.connect_wait(Wait::timeout(patience)) {
+                    Err(late) if late.kind() == ErrorKind::TimedOut => {
+                        return Err(survivor.map_or(error, |pid| late.because(orphaned(pid))));
+                    }
                     other => other?,
                 }
             }

@@ -13,6 +13,7 @@
 
 use std::sync::atomic::Ordering;
 
+use super::member::SOCKET;
 use super::queue::{MOST_DELIVERIES, MOST_SLOTS, MOST_WORKERS, SLOT};
 use super::{lane, ring};
 use crate::error::{Error, ErrorKind, Result};
@@ -58,6 +59,9 @@ const WORDS: usize = 13;
 const CHECK_AT: usize = 112;
 /// Who holds the name: its place among the members and one; zero for nobody. A word of 32 bits.
 pub(crate) const HOLDER_AT: usize = 128;
+/// Which socket was the last to have the name for the channel: three words of 64 bits, behind the holder's. Written by
+/// whoever takes the name, with the folder locked.
+pub(crate) const SOCKET_AT: usize = HOLDER_AT + SOCKET;
 /// Of a queue: a bit for each worker that sleeps.
 pub(crate) const ASLEEP_AT: usize = 256;
 
@@ -190,7 +194,11 @@ impl Shape {
 
     /// Reads a header, each word once, and checks it against the map.
     pub(crate) fn read(map: &Mapping) -> Result<Self> {
-        let word = |at| map.load_u64_at(at).unwrap_or(0);
+        Self::parse(|at| map.load_u64_at(at).unwrap_or(0), map.len() as u64)
+    }
+
+    /// The same of an object of `len` bytes, by its words.
+    pub(crate) fn parse(word: impl Fn(usize) -> u64, len: u64) -> Result<Self> {
         if word(MAGIC_AT) != MAGIC {
             return Err(wrong("it holds no channel"));
         }
@@ -211,7 +219,7 @@ impl Shape {
         };
         // First whether it is possible: else its size may overflow.
         let sound = shape.is_possible()
-            && shape.bytes() <= map.len() as u64
+            && shape.bytes() <= len
             && word(SIZE_AT) == shape.bytes()
             && word(CHECK_AT) == hash(&shape.words());
         if sound { Ok(shape) } else { Err(wrong("its header is damaged")) }
@@ -229,6 +237,7 @@ const LAYOUT_HASH: u64 = hash(&[
     RECEIVER,
     LANE,
     HOLDER_AT as u64,
+    SOCKET_AT as u64,
     ASLEEP_AT as u64,
     SLOT,
     ring::HEADER,

@@ -45,7 +45,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use super::name::{Listener, Name, Place as Spot};
+use super::name::{Listener, Name};
 use super::service::{Attend, Attendance, Handle, Known};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fork::Origin;
@@ -61,10 +61,11 @@ use holder::Holding;
 use link::Link;
 use message::{How, Writer};
 
+pub(crate) use access::started;
 #[allow(unused_imports, reason = "who attaches by name uses them")]
 pub(crate) use message::{FACTS, Hello, MOST_MORE, Place, TYPES, Welcome};
 #[allow(unused_imports, reason = "who attaches by name uses them")]
-pub(crate) use slot::{Holder, Info, Kind, MOST, NAME, Role, SIZE, State, Table};
+pub(crate) use slot::{Holder, Info, Kind, MOST, NAME, Role, SIZE, SOCKET, State, Table};
 
 /// A member, and what of the channel is its own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -162,8 +163,6 @@ struct Inner {
     channel: [u8; 16],
     /// None in a pair.
     name: Option<Name>,
-    /// The socket by which the last holder was found, which its heir replaces.
-    spot: Option<Spot>,
     /// The others, by place.
     peers: Vec<Option<Peer>>,
     /// Who had each place before, and how it went.
@@ -278,6 +277,7 @@ impl Member {
         let generation = take_place(&table, 0, role, lane, &info)
             .ok_or_else(|| damaged("create", "its memory is not new"))?;
         table.set_first_holder(0);
+        table.set_socket(listener.identity());
         let me = Who { slot: 0, generation, role, lane };
         let name = Some(listener.name().clone());
         let inner =
@@ -330,7 +330,6 @@ impl Inner {
             facts,
             channel,
             name,
-            spot: None,
             peers: (0..places).map(|_| None).collect(),
             gone: vec![(0, How::Left); places],
             news: Vec::new(),
@@ -564,7 +563,6 @@ impl Drop for Member {
 /// Everything of a member that attends to something, and how the name is found.
 struct Parts {
     name: Option<Name>,
-    spot: Option<Spot>,
     holding: Option<Holding>,
     link: Option<Link>,
     peers: Vec<Option<Peer>>,
@@ -577,7 +575,6 @@ impl Inner {
     fn take_apart(&mut self) -> Parts {
         Parts {
             name: self.name.clone(),
-            spot: self.spot.take(),
             holding: self.holding.take(),
             link: self.link.take(),
             peers: std::mem::take(&mut self.peers),

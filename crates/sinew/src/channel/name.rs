@@ -12,16 +12,19 @@
 //! What stands there already is
 //! - a *live* holder's: a connection to it is made, and the process that listens runs. It is left alone.
 //! - *stale*: nobody listens, or the process that did has ended, by its pidfd, and a child that it forked
-//!   holds the socket. It is renamed over.
+//!   holds the socket. It is renamed over, unless a member of its channel [survives](survivor), who is about to
+//!   take the name: the channel lives, and its memory says so.
 //! - something else: it is never removed.
 //!
 //! Each is looked at through one descriptor of it (`O_PATH`), so that what was looked at is what was
 //! connected to, and a name can be longer than the 108 bytes of `sun_path`.
 
 mod listener;
+mod survivor;
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RenameFlags, Stat};
@@ -43,6 +46,9 @@ pub(crate) const LONGEST: usize = 200;
 /// How often others may be faster before it is an error.
 const TURNS: usize = 100;
 
+/// How long the removal of a name waits for a process that takes one.
+const REMOVAL: Duration = Duration::from_secs(1);
+
 /// The name of a channel in its folder, whether or not anybody has it.
 #[derive(Clone, Debug)]
 pub(crate) struct Name {
@@ -59,22 +65,41 @@ pub(crate) struct Connection {
     /// Linux 6.5, of a process outside of this pid namespace.
     pub(crate) process: Option<OwnedFd>,
     /// The socket that it was made through.
-    pub(crate) place: Place,
+    place: Place,
 }
 
-/// A socket that stood under a name. It is held, not open: nobody else can get its number meanwhile.
-#[derive(Debug)]
-pub(crate) struct Place {
-    fd: OwnedFd,
-    identity: (u64, u64),
-    owner: u32,
+/// Which file a socket is. A number that is given to another file later does not make it the same.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Identity {
+    device: u64,
+    inode: u64,
+    /// When it was made: nothing that is done with a socket changes the time of its contents.
+    made: u64,
 }
 
-impl Place {
-    /// Whether both are one socket.
-    pub(crate) fn is(&self, other: &Self) -> bool {
-        self.identity == other.identity
+impl Identity {
+    const fn of(stat: &Stat) -> Self {
+        let made =
+            (stat.st_mtime as u64).wrapping_mul(1_000_000_000).wrapping_add(stat.st_mtime_nsec);
+        Self { device: stat.st_dev, inode: stat.st_ino, made }
     }
+
+    /// As the memory of a channel has it.
+    pub(crate) const fn words(self) -> [u64; 3] {
+        [self.device, self.inode, self.made]
+    }
+
+    pub(crate) const fn from_words([device, inode, made]: [u64; 3]) -> Self {
+        Self { device, inode, made }
+    }
+}
+
+/// A socket that stood under a name. It is held, not open.
+#[derive(Debug)]
+struct Place {
+    fd: OwnedFd,
+    identity: Identity,
+    owner: u32,
 }
 
 /// What came of trying for a name.
@@ -147,13 +172,48 @@ impl Name {
         self.ours(self.take(None, wait)?)
     }
 
-    /// The same, and `old` counts as stale, whoever listens there: its holder is proven dead, or has
-    /// told this process to follow it. At no moment has nobody the name.
+    /// The same for a channel that goes on: the socket that was the last to have this name for it counts as
+    /// stale, whoever listens there, as its holder is proven dead or has left. `last` tells which one that is, and
+    /// `next` is told which one follows it, before that has the name; both with the folder locked. At no moment has
+    /// nobody the name.
     ///
     /// # Errors
     /// As [`claim`](Self::claim): of another live holder than that one.
-    pub(crate) fn replace(&self, old: &Place, wait: Wait<'_>) -> Result<Listener> {
-        self.ours(self.take(Some(old), wait)?)
+    pub(crate) fn replace(
+        &self,
+        last: &dyn Fn() -> Identity,
+        next: &dyn Fn(Identity),
+        wait: Wait<'_>,
+    ) -> Result<Listener> {
+        self.ours(self.take(Some((last, next)), wait)?)
+    }
+
+    /// Removes the name, if that socket has it still. Nobody who keeps to the lock replaces that of a live socket; who
+    /// removed it by hand, so that another could take it, did so before the lock was had, or is not helped.
+    fn remove(&self, last: &dyn Fn() -> Identity) -> Result<()> {
+        let lock = self.folder.open().and_then(|dir| self.lock_of(&dir)).ok();
+        // Without it, as where no descriptor is left, only a removal by hand in this moment is a race.
+        let _locked = lock.as_ref().map(|lock| lock.lock_wait(Wait::timeout(REMOVAL)));
+        if self.is_at(last())? {
+            let removed = rustix::fs::unlink(self.path());
+            removed.map_err(|errno| self.failed("remove the name", errno))?;
+        }
+        Ok(())
+    }
+
+    /// Removes the name of a channel that nobody takes part in any more, if that channel had it last.
+    pub(crate) fn give_up(&self, last: &dyn Fn() -> Identity) {
+        // What cannot be removed is stale from here on, and harms nobody.
+        let _ = self.remove(last);
+    }
+
+    /// Whether this socket has the name.
+    fn is_at(&self, identity: Identity) -> Result<bool> {
+        match rustix::fs::lstat(self.path()) {
+            Ok(now) => Ok(Identity::of(&now) == identity),
+            Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
+            Err(errno) => Err(self.failed("look at the name", errno)),
+        }
     }
 
     /// Takes the name, or connects to its live holder.
@@ -166,6 +226,10 @@ impl Name {
                 Taken::Ours(listener) => return Ok(Claimed::Ours(listener)),
                 Taken::Live(connection) => return Ok(Claimed::Theirs(connection)),
                 Taken::Full => {}
+                Taken::Orphan(survivor) => {
+                    self.follow(survivor, wait)?;
+                    continue;
+                }
             }
             // Not under the lock: it can take long.
             match self.connect_by(wait) {
@@ -229,6 +293,32 @@ impl Name {
         PathWatch::new(self.path()).map_err(|error| error.object(self.quoted()))
     }
 
+    /// Waits until something else stands under a name that a survivor is about to take.
+    fn follow(&self, survivor: u32, wait: Wait<'_>) -> Result<()> {
+        // Watch first, then look: what comes after the look is news, and wakes.
+        let watch = self.watch()?;
+        let dir = self.folder.make()?;
+        if let Found::Stale(_) = self.look(&dir, Wait::NEVER)? {
+            PathWatch::wait_for(&watch, wait).map_err(|stop| {
+                stop_error("wait for the channel", stop)
+                    .on(Mechanism::Channel)
+                    .object(self.quoted())
+                    .because(orphaned(survivor))
+                    .fix("continue that process (SIGCONT), or end it")
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Who is about to take the name over from a holder that is dead, if somebody is.
+    pub(crate) fn survivor(&self) -> Option<u32> {
+        let dir = self.folder.open().ok()?;
+        match self.look(&dir, Wait::NEVER) {
+            Ok(Found::Stale(place)) => survivor::of(place.identity),
+            _ => None,
+        }
+    }
+
     fn connect_by(&self, wait: Wait<'_>) -> Result<Connection> {
         self.reach(wait)?.map_err(|missing| {
             Error::new(ErrorKind::NotFound, "connect")
@@ -273,7 +363,7 @@ impl Name {
         if !is_socket(&stat) {
             return Err(self.alien());
         }
-        let place = Place { identity: identity(&stat), owner: stat.st_uid, fd };
+        let place = Place { identity: Identity::of(&stat), owner: stat.st_uid, fd };
         let path = folder::short(place.fd.as_fd()).unwrap_or_else(|| self.path());
         let socket = match self.address(path)?.seqpacket().connect_wait(wait) {
             Ok(socket) => socket,
@@ -305,7 +395,7 @@ impl Name {
         Ok(Found::Live(Connection { socket, process, place }))
     }
 
-    fn take(&self, old: Option<&Place>, wait: Wait<'_>) -> Result<Taken> {
+    fn take(&self, follows: Option<Follows<'_>>, wait: Wait<'_>) -> Result<Taken> {
         for _ in 0..TURNS {
             let dir = self.folder.make()?;
             let lock = self.lock_of(&dir)?;
@@ -314,7 +404,8 @@ impl Name {
             if !self.folder.is(&dir)? {
                 continue;
             }
-            let is_old = |place: &Place| old.is_some_and(|old| old.is(place));
+            let old = follows.map(|(last, _)| last());
+            let is_old = |place: &Place| old == Some(place.identity);
             let over = match self.look(&dir, Wait::NEVER)? {
                 Found::Nothing => RenameFlags::NOREPLACE,
                 Found::Live(connection) if !is_old(&connection.place) => {
@@ -324,11 +415,21 @@ impl Name {
                 Found::Stale(place)
                 | Found::Full(place)
                 | Found::Live(Connection { place, .. }) => {
+                    if !is_old(&place)
+                        && let Some(survivor) = survivor::of(place.identity)
+                    {
+                        return Ok(Taken::Orphan(survivor));
+                    }
                     self.check_owner(&place)?;
                     RenameFlags::empty()
                 }
             };
-            if let Some(listener) = self.put(&dir, over)? {
+            let next = |identity| {
+                if let Some((_, next)) = follows {
+                    next(identity);
+                }
+            };
+            if let Some(listener) = self.put(&dir, over, &next)? {
                 return Ok(Taken::Ours(listener));
             }
         }
@@ -337,7 +438,12 @@ impl Name {
 
     /// Listens under the name, in the folder that is locked. None if the folder, or what stood under
     /// the name, changed meanwhile: by hand, as everybody else has to have the lock.
-    fn put(&self, dir: &Dir, over: RenameFlags) -> Result<Option<Listener>> {
+    fn put(
+        &self,
+        dir: &Dir,
+        over: RenameFlags,
+        next: &dyn Fn(Identity),
+    ) -> Result<Option<Listener>> {
         let claim = format!(".claim-{}", folder::user());
         match dir.stat(&claim) {
             Ok(None) => {}
@@ -379,8 +485,11 @@ impl Name {
             rustix::fs::chmodat(dir, &claim, mode, AtFlags::empty())
                 .map_err(|e| self.failed("set the mode of the socket", e))?;
         }
+        let identity = Identity::of(&stat);
+        // Whoever is killed between these two has the name of a dead socket, of which it is not known whose it was.
+        next(identity);
         match rustix::fs::renameat_with(dir, &claim, dir, &self.name, over) {
-            Ok(()) => Ok(Some(Listener::new(self.clone(), bound, identity(&stat)))),
+            Ok(()) => Ok(Some(Listener::new(self.clone(), bound, identity))),
             Err(Errno::EXIST | Errno::NOENT | Errno::ISDIR) => Ok(None),
             Err(Errno::INVAL) => Err(self
                 .failed("give the socket its name", Errno::INVAL)
@@ -396,6 +505,7 @@ impl Name {
             Taken::Ours(_) => None,
             Taken::Live(connection) => Some(held_by(connection)),
             Taken::Full => Some(format!("{FULL}; it may be stopped")),
+            Taken::Orphan(survivor) => Some(orphaned(*survivor)),
         };
         match (taken, holder) {
             (Taken::Ours(listener), _) => Ok(listener),
@@ -503,7 +613,12 @@ enum Taken {
     Ours(Listener),
     Live(Connection),
     Full,
+    /// Its holder is dead, and this process is another member of the channel.
+    Orphan(u32),
 }
+
+/// Of a channel that goes on under its name: which socket had it last, and where the next one is noted.
+type Follows<'a> = (&'a dyn Fn() -> Identity, &'a dyn Fn(Identity));
 
 const FULL: &str = "its holder does not accept, and as many wait as the kernel allows";
 
@@ -522,10 +637,6 @@ fn is_socket(stat: &Stat) -> bool {
     FileType::from_raw_mode(stat.st_mode) == FileType::Socket
 }
 
-fn identity(stat: &Stat) -> (u64, u64) {
-    (stat.st_dev, stat.st_ino)
-}
-
 fn has_ended(pidfd: &OwnedFd) -> bool {
     let mut one = [PollFd::new(pidfd, PollFlags::IN)];
     matches!(poll(&mut one, Some(&Timespec::default())), Ok(ready) if ready > 0)
@@ -537,6 +648,11 @@ pub(super) fn held_by(connection: &Connection) -> String {
         Ok(Some(pid)) => format!("held by {pid}{}", stopped(pid)),
         _ => "held by a process of another pid namespace".to_owned(),
     }
+}
+
+/// Who takes the name over, for people.
+pub(super) fn orphaned(survivor: u32) -> String {
+    format!("its holder has ended, and it is to go to {survivor}{}", stopped(survivor))
 }
 
 /// `, stopped` if a process is, by a signal or by a tracer.

@@ -25,6 +25,9 @@ const SLOTS: u32 = 1024;
 /// How often a message of a queue is given out whose maker says nothing.
 const DELIVERIES: u32 = 5;
 
+/// What the name of a channel's memory begins with, as /proc shows it.
+pub(super) const LABEL: &str = "sinew:";
+
 /// What happens to a message for which there is no room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -203,7 +206,7 @@ impl Options {
 
     pub(super) fn make(self, label: &str) -> Result<(Memfd, Arc<Mapping>, Shape)> {
         let shape = self.shape()?.fenced();
-        let memfd = memfd::Options::new().create(label, shape.bytes())?;
+        let memfd = memfd::Options::new().create(&format!("{LABEL}{label}"), shape.bytes())?;
         let map = Arc::new(memfd.map()?);
         shape.write(&map)?;
         Ok((memfd, map, shape))

@@ -2,6 +2,8 @@
 
 #![allow(unsafe_code, reason = "tests fork")]
 
+pub(crate) mod heirs;
+
 use std::fs;
 use std::io::PipeReader;
 use std::os::fd::{AsFd, AsRawFd};
@@ -61,6 +63,10 @@ fn member(link: &Link) {
             }
             b"open" => {
                 own = Some(sender().awaited("test").open_timeout(LONG).unwrap());
+                link.say("here");
+            }
+            b"open or create" => {
+                own = Some(sender().open_or_create("test").unwrap());
                 link.say("here");
             }
             b"send" => {

@@ -66,6 +66,7 @@ fn main() -> ExitCode {
         .add(channel::hostile::TESTS, channel::hostile::ROLES)
         .add(channel::steady::TESTS, channel::steady::ROLES)
         .add(channel_members::TESTS, channel_members::ROLES)
+        .add(channel_members::heirs::TESTS, channel_members::heirs::ROLES)
         .add(command::TESTS, command::ROLES)
         .add(condvar::TESTS, condvar::ROLES)
         .add(crash::TESTS, crash::ROLES)

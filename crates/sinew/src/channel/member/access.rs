@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use std::path::Path;
 
 use super::slot::{Info, NAME};
 use crate::unix::{PeerCredentials, Seqpacket, Socket};
@@ -31,18 +32,19 @@ fn maps_all(map: &str) -> bool {
 
 /// What this process says about itself, for people. What /proc does not tell is zero.
 pub(super) fn info() -> Info {
-    let started = fs::read_to_string("/proc/self/stat").ok().and_then(|stat| started(&stat));
     Info {
         pid: std::process::id(),
         uid: rustix::process::geteuid().as_raw(),
         namespace: fs::metadata("/proc/self/ns/pid").map_or(0, |file| file.ino()),
-        started: started.unwrap_or(0),
+        started: started(Path::new("/proc/self")).unwrap_or(0),
         name: [0; NAME],
     }
 }
 
-/// Field 22 of proc_pid_stat(5), counted after the name, which may hold anything.
-fn started(stat: &str) -> Option<u64> {
+/// When a process started, in clock ticks since the host did, by its folder in /proc.
+pub(crate) fn started(process: &Path) -> Option<u64> {
+    let stat = fs::read_to_string(process.join("stat")).ok()?;
+    // Field 22 of proc_pid_stat(5), counted after the name, which may hold anything.
     stat.rsplit_once(')')?.1.split_whitespace().nth(19)?.parse().ok()
 }
 

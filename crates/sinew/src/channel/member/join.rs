@@ -164,7 +164,6 @@ fn enter(
     for (place, pidfd) in welcome.places.into_iter().zip(pidfds) {
         core.meet(&mut inner, place, pidfd);
     }
-    inner.spot = Some(connection.place);
     inner.serial += 1;
     let number = inner.serial;
     let socket = core.attend(connection.socket, LINK | number)?;

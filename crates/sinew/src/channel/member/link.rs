@@ -135,7 +135,9 @@ impl Core {
     fn hung_up(&self, inner: &mut Inner) {
         let Some(link) = inner.link.take() else { return };
         let Some(holder) = link.holder else { return self.other_end_closed(inner) };
-        if !link.answered {
+        if link.answered {
+            inner.pause = super::PAUSE;
+        } else {
             inner.unanswered = inner.unanswered.saturating_add(1);
         }
         // A reason to look, which may be earlier than the pidfd tells.

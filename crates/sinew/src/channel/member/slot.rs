@@ -19,6 +19,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::channel::name::Identity;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mapping::Mapping;
 use crate::mechanism::Mechanism;
@@ -86,7 +87,7 @@ impl State {
     }
 
     /// None for what no member writes.
-    pub(super) fn parse(word: u64) -> Option<Self> {
+    pub(crate) fn parse(word: u64) -> Option<Self> {
         let [kind, role, low, high, a, b, c, d] = word.to_le_bytes();
         let kind = match kind {
             0 => Kind::Free,
@@ -256,7 +257,7 @@ impl Info {
         bytes
     }
 
-    fn parse(bytes: &[u8; SIZE - 8]) -> Self {
+    pub(crate) fn parse(bytes: &[u8; SIZE - 8]) -> Self {
         let four = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
         let eight = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
         Self {
@@ -269,7 +270,10 @@ impl Info {
     }
 }
 
-/// The table of the members, and the word of the holder, in the memory of the channel.
+/// How far behind the word of the holder the three are that say which socket had the name last.
+pub(crate) const SOCKET: usize = 8;
+
+/// The table of the members, and the words of the holder and its socket, in the memory of the channel.
 ///
 /// Whatever a member writes there, each word is read once and taken for what it says only if an honest
 /// member could have written it.
@@ -282,7 +286,7 @@ pub(crate) struct Table {
 }
 
 impl Table {
-    /// `count` places from byte `at` of the object on; the word of the holder is at `holder_at`.
+    /// `count` places from byte `at` of the object on; the words of the holder are from `holder_at` on.
     ///
     /// # Errors
     /// `InvalidInput` if they are not all inside the map, writable and aligned.
@@ -297,7 +301,8 @@ impl Table {
         let fits = (1..=MOST).contains(&count)
             && end.is_some_and(|end| end <= table.map.len())
             && (0..count).all(|slot| table.word(slot).is_some())
-            && table.map.atomic_u32_at(holder_at).is_some();
+            && table.map.atomic_u32_at(holder_at).is_some()
+            && table.socket_words().all(|word| word.is_some());
         if !fits {
             return Err(Error::new(ErrorKind::InvalidInput, "find the table of the members")
                 .on(Mechanism::Channel)
@@ -330,6 +335,26 @@ impl Table {
     pub(crate) fn holder(&self) -> Holder {
         let word = self.map.atomic_u32_at(self.holder_at);
         Holder::from_word(word.map_or(0, |word| word.load(Ordering::SeqCst)))
+    }
+
+    /// Which socket had the name last. Read with the folder locked, or it may be in the middle of a change.
+    pub(super) fn socket(&self) -> Identity {
+        let mut words = self.socket_words().map(|w| w.map_or(0, |w| w.load(Ordering::Acquire)));
+        Identity::from_words(std::array::from_fn(|_| words.next().unwrap_or(0)))
+    }
+
+    /// Notes which socket has the name next. The folder is locked.
+    pub(super) fn set_socket(&self, identity: Identity) {
+        for (word, value) in self.socket_words().zip(identity.words()) {
+            if let Some(word) = word {
+                word.store(value, Ordering::Release);
+            }
+        }
+    }
+
+    fn socket_words(&self) -> impl Iterator<Item = Option<&AtomicU64>> {
+        let first = self.holder_at + SOCKET;
+        (0..3).map(move |index| self.map.atomic_u64_at(first + 8 * index))
     }
 
     pub(super) fn slot(&self, slot: usize) -> Option<Slot<'_, AtomicU64>> {

@@ -1,13 +1,13 @@
 //! When the holder is gone: who follows, and how the others find it.
 
 use std::os::fd::AsFd;
-use std::time::Duration;
 
 use super::holder::{Guest, Holding};
 use super::link::Link;
 use super::message::{How, Writer};
 use super::slot::{Holder, Kind};
 use super::{Core, Inner, LINK, News, Parts, Place, WATCH, Who, send};
+use crate::channel::name::Listener;
 use crate::channel::service::Attendance;
 use crate::error::ErrorKind;
 use crate::pidfd::PidFd;
@@ -17,8 +17,6 @@ use super::access::is_same_user;
 
 /// How many connections to a new holder may end without an answer before there has to be news of the name.
 const PATIENCE: u32 = 3;
-/// How long the last member waits for the lock of the folder, to remove the name.
-const REMOVAL: Duration = Duration::from_millis(100);
 /// A word that changes more often than this while it is looked at is not written by honest members.
 const TURNS: usize = 1000;
 
@@ -60,6 +58,11 @@ impl Core {
         if inner.unanswered < PATIENCE {
             self.seek(inner, holder);
         }
+        if inner.link.is_none() {
+            // There is news of a holder that takes the name, and of one that dies; of one that leaves before it has
+            // taken it there need not be any.
+            inner.later();
+        }
     }
 
     /// Connects to the new holder, if it listens already.
@@ -80,19 +83,12 @@ impl Core {
                     Ok(socket) if sent => {
                         let holder = Some(holder);
                         inner.link = Some(Link { socket, holder, number, answered: false });
-                        inner.spot = Some(connection.place);
                     }
-                    _ => inner.later(),
+                    _ => {}
                 }
             }
-            Err(error)
-                if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::LimitReached) =>
-            {
-                inner.later();
-            }
-            // Nobody yet, or somebody else: the watch tells when that changes.
-            _ if inner.watch.is_some() => {}
-            _ => inner.later(),
+            // Nobody yet, or somebody else, or a limit is in the way.
+            _ => {}
         }
     }
 
@@ -160,10 +156,8 @@ impl Core {
     pub(super) fn listen(&self, inner: &mut Inner) {
         let (Some(name), Some(holding)) = (&inner.name, &mut inner.holding) else { return };
         if holding.listener.is_none() {
-            let claimed = match &inner.spot {
-                Some(spot) => name.replace(spot, Wait::NEVER),
-                None => name.claim(Wait::NEVER),
-            };
+            let (last, next) = (|| self.table.socket(), |next| self.table.set_socket(next));
+            let claimed = name.replace(&last, &next, Wait::NEVER);
             let listens = claimed.and_then(|listener| holding.listen_by(self, listener));
             match listens.map_err(|error| error.kind()) {
                 Ok(()) => {
@@ -196,14 +190,22 @@ impl Core {
 
     /// Leaves: hands on what this member holds, and lets go of the rest. No lock is held.
     pub(super) fn go(&self, mut parts: Parts) {
-        if let Some(holding) = &mut parts.holding {
-            self.hand_on(holding, &parts.peers);
-        } else if let (Some(name), Some(spot)) = (&parts.name, &parts.spot)
-            && self.heir(&parts.peers, |kind| matches!(kind, Kind::Here | Kind::Joining)).is_none()
-        {
-            // The last one, of a channel whose holder was dead: taken, and dropped, the name is gone.
-            drop(name.replace(spot, Wait::timeout(REMOVAL)));
+        let mut listener = parts
+            .holding
+            .as_mut()
+            .and_then(|holding| holding.listener.take())
+            .map(Attendance::into_source);
+        if let Some(heir) = self.heir(&parts.peers, |kind| kind == Kind::Here) {
+            self.hand_on(heir, listener.as_mut(), parts.holding.as_ref());
+        } else if let Some(name) = &parts.name {
+            // The last one removes the name, whoever of the channel took it. Unless a newcomer is on its way to a dead
+            // holder's heir: that will have the name.
+            let joins = self.heir(&parts.peers, |kind| kind == Kind::Joining).is_some();
+            if listener.is_none() && !joins {
+                name.give_up(&|| self.table.socket());
+            }
         }
+        drop(listener);
         // Though a forked child has the sockets too.
         let guests = parts.holding.iter().flat_map(|holding| holding.guests.values());
         let links = parts.link.iter().map(|link| &link.socket);
@@ -212,32 +214,23 @@ impl Core {
         }
     }
 
-    fn hand_on(&self, holding: &mut Holding, peers: &[Option<super::Peer>]) {
-        let mut listener = holding.listener.take().map(Attendance::into_source);
-        let Some(heir) = self.heir(peers, |kind| kind == Kind::Here) else {
-            // Nobody else: dropped, it removes the name.
-            return;
-        };
-        if let Some(listener) = &mut listener {
-            listener.pass();
-        }
-        let guest_of = |slot: usize| {
-            let has = |guest: &&Guest| guest.place.is_some_and(|place| place.slot == slot);
-            holding.guests.values().find(has)
-        };
-        if guest_of(heir).is_none() {
-            // It does not know this listener: it finds that nobody has the name.
-            listener = None;
-        }
+    /// Names the heir, if this member is the holder, and hands it the socket that newcomers have come to.
+    fn hand_on(&self, heir: usize, listener: Option<&mut Listener>, holding: Option<&Holding>) {
         let holder = self.table.holder();
         if holder.slot() == Some(self.me.slot) {
             // One that has just arrived may have been faster, which is as good.
             self.table.pass(holder, holder.followed_by(heir));
         }
+        let Some((listener, holding)) = listener.zip(holding) else { return };
+        // From here on it is the heir's to replace.
+        listener.pass();
         let holder = self.table.holder();
-        if let Some(listener) = listener
-            && let Some(guest) = holder.slot().and_then(guest_of)
-        {
+        let guest_of = |slot: usize| {
+            let has = |guest: &&Guest| guest.place.is_some_and(|place| place.slot == slot);
+            holding.guests.values().find(has)
+        };
+        // One that has not come back to this holder finds that nobody listens.
+        if let Some(guest) = holder.slot().and_then(guest_of) {
             let message = Writer::take(holder.word());
             let _ = send(guest.socket.source(), &message, &[listener.as_fd()]);
         }

@@ -1,19 +1,13 @@
 //! Who has a name.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Duration;
 
-use rustix::io::Errno;
-
-use super::{Name, identity};
+use super::{Identity, Name};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fork::Origin;
 use crate::mechanism::Mechanism;
 use crate::unix::{Seqpacket, SeqpacketListener};
-use crate::wait::{Accepts, Locks, Wait};
-
-/// How long the removal of a name waits for a process that takes one.
-const PATIENCE: Duration = Duration::from_millis(100);
+use crate::wait::{Accepts, Wait};
 
 /// Listens under a name. Dropped, it removes the name, if it still is its own, and only in the process
 /// that took it. After `kill -9` the name stays, stale.
@@ -22,15 +16,15 @@ pub(crate) struct Listener {
     name: Name,
     /// Never blocking.
     socket: SeqpacketListener,
-    /// The file of the socket, which stays the only one with this number while the socket is open.
-    identity: (u64, u64),
+    /// The file of the socket.
+    identity: Identity,
     origin: Origin,
     /// Whether the name is left where it is.
     passed: bool,
 }
 
 impl Listener {
-    pub(super) fn new(name: Name, bound: SeqpacketListener, identity: (u64, u64)) -> Self {
+    pub(super) fn new(name: Name, bound: SeqpacketListener, identity: Identity) -> Self {
         // The path that it was bound to is not that of its name: it is removed here.
         let socket = SeqpacketListener::from(OwnedFd::from(bound));
         Self { name, socket, identity, origin: Origin::here(), passed: false }
@@ -40,6 +34,11 @@ impl Listener {
     /// was told to.
     pub(crate) fn pass(&mut self) {
         self.passed = true;
+    }
+
+    /// The file by which it has the name.
+    pub(crate) const fn identity(&self) -> Identity {
+        self.identity
     }
 
     /// The name that it was taken by.
@@ -72,33 +71,14 @@ impl Listener {
     /// # Errors
     /// What the file system says.
     pub(crate) fn is_in_place(&self) -> Result<bool> {
-        match rustix::fs::lstat(self.name.path()) {
-            Ok(now) => Ok(identity(&now) == self.identity),
-            Err(Errno::NOENT | Errno::NOTDIR) => Ok(false),
-            Err(errno) => Err(self.name.failed("look at the name", errno)),
-        }
-    }
-
-    /// Removes the name. Nobody who keeps to the lock replaces that of a live socket; who removed it by
-    /// hand, so that another could take it, did so before the lock was had, or is not helped.
-    fn remove(&self) -> Result<()> {
-        let lock = self.name.folder.open().and_then(|dir| self.name.lock_of(&dir));
-        let lock = lock.ok();
-        // Without it, as where no descriptor is left, only a removal by hand in this moment is a race.
-        let _locked = lock.as_ref().map(|lock| lock.lock_wait(Wait::timeout(PATIENCE)));
-        if self.is_in_place()? {
-            let removed = rustix::fs::unlink(self.name.path());
-            removed.map_err(|errno| self.name.failed("remove the name", errno))?;
-        }
-        Ok(())
+        self.name.is_at(self.identity)
     }
 }
 
 impl Drop for Listener {
     fn drop(&mut self) {
         if self.origin.is_here() && !self.passed {
-            // What cannot be removed is stale from here on, and harms nobody.
-            let _ = self.remove();
+            self.name.give_up(&|| self.identity);
         }
     }
 }

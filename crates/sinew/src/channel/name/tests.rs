@@ -41,6 +41,13 @@ fn leave_stale(path: &Path) {
     assert!(fs::symlink_metadata(path).expect("it is left").file_type().is_socket());
 }
 
+/// Takes the name after a socket, and has it noted.
+fn follow(name: &Name, last: Identity) -> Result<Listener> {
+    let noted = std::cell::Cell::new(last);
+    let listener = name.replace(&|| last, &|next| noted.set(next), soon())?;
+    Ok(Some(listener).filter(|listener| listener.identity() == noted.get()).expect("it is noted"))
+}
+
 /// What stands in the folder.
 fn census(root: &TempDir) -> Vec<String> {
     let entries = fs::read_dir(root.path()).expect("read the folder");
@@ -265,17 +272,18 @@ fn who_follows_a_holder_replaces_it_and_no_other() {
     let root = root();
     let name = name(&root, "jobs");
     let first = name.claim(soon()).expect("free");
-    let old = name.connect().expect("it is there").place;
-    let second = name.replace(&old, soon()).expect("it follows");
+    let old = name.connect().expect("it is there").place.identity;
+    assert_eq!(first.identity(), old);
+    let second = follow(&name, old).expect("it follows");
     assert!(second.is_in_place().expect("look") && !first.is_in_place().expect("look"));
     // Too late: it is not the old one that stands there.
-    let error = name.replace(&old, soon()).expect_err("another has it");
+    let error = follow(&name, old).expect_err("another has it");
     assert_eq!(error.kind(), ErrorKind::AlreadyExists);
     drop(first);
     while second.accept().expect("accept").is_some() {}
     talk(&second, &name.connect().expect("it is there"));
     drop(second);
-    assert!(name.replace(&old, soon()).is_ok(), "a free name too");
+    assert!(follow(&name, old).is_ok(), "a free name too");
 }
 
 #[test]
@@ -301,7 +309,7 @@ fn a_holder_that_does_not_accept_is_alive() {
     assert_eq!(name.claim_or_connect(short).expect_err("full").kind(), ErrorKind::TimedOut);
 
     // Proven dead by whoever knows it, it is replaced all the same.
-    let next = name.replace(&waiting[0].place, soon()).expect("it follows");
+    let next = follow(&name, waiting[0].place.identity).expect("it follows");
     talk(&next, &name.connect().expect("it is there"));
     assert!(busy.accept().is_ok(), "what waits at the old one is still there");
 }
