@@ -186,18 +186,7 @@ impl Traced {
     /// Traces the thread with this name, or the first one.
     fn seize(peer: Peer, thread: Option<&str>) -> Result<Self, Skip> {
         let pid = peer.pid().as_raw_nonzero().get().unsigned_abs();
-        let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-        let mut tasks = tasks.map(|task| task.unwrap().path());
-        let is_it = |path: &std::path::PathBuf| {
-            fs::read_to_string(path.join("comm")).is_ok_and(|comm| Some(comm.trim()) == thread)
-        };
-        let number = match thread {
-            Some(_) => {
-                let path = tasks.find(is_it).expect("it has such a thread");
-                path.file_name().unwrap().to_str().unwrap().parse().unwrap()
-            }
-            None => pid,
-        };
+        let number = thread.map_or(pid, |name| number_of(pid, name));
         match ptrace::Options::new().seize(number) {
             Ok(running) => {
                 running.interrupt().unwrap();
@@ -239,6 +228,22 @@ impl Traced {
             }
             self = Self { peer, running: stopped.to_syscall(), calls };
         }
+    }
+}
+
+/// The number of the thread with this name, once there is one: it gives the name to itself.
+fn number_of(pid: u32, name: &str) -> u32 {
+    let deadline = Instant::now() + LONG;
+    loop {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+        let found = tasks.map(|task| task.unwrap()).find(|task| {
+            fs::read_to_string(task.path().join("comm")).is_ok_and(|comm| comm.trim() == name)
+        });
+        if let Some(task) = found {
+            return task.file_name().to_str().unwrap().parse().unwrap();
+        }
+        assert!(Instant::now() < deadline, "it has no such thread");
+        std::thread::yield_now();
     }
 }
 
