@@ -70,6 +70,7 @@
 
 mod attach;
 mod bell;
+mod counters;
 mod doorbell;
 mod fence;
 mod folder;
@@ -91,6 +92,7 @@ mod service;
 mod spin;
 
 pub use attach::{Attach, Awaited, End, Unattached};
+pub use counters::Counts;
 pub use options::{Full, Options};
 pub use receiver::{MOST_BORROWED, Message, Receiver};
 pub use sender::{Loan, Sender};

@@ -105,7 +105,8 @@ impl<E: End> Attach<E> {
     ///
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound) if there is none; [`InUse`](ErrorKind::InUse) if it has a receiver, or as many
-    /// senders as it can have; [`Mismatch`](ErrorKind::Mismatch) if it is of another pattern or version;
+    /// senders as it can have; [`Mismatch`](ErrorKind::Mismatch) if it is of another pattern or version, or not
+    /// [`full`](Options::full) in the way that was said;
     /// [`TimedOut`](ErrorKind::TimedOut) if its holder does not answer, naming it.
     pub fn open(&self, name: impl AsRef<OsStr>) -> Result<E> {
         let name = self.name(name.as_ref())?;
@@ -213,6 +214,7 @@ impl<E: End> Attach<E> {
         let member =
             Member::join(name, first, &hello, exist, answer, &mut |_: &Welcome, memory, more| {
                 let (map, shape) = open_memory(memory)?;
+                self.options.check_joined(&shape)?;
                 let events = Events::of(more)?;
                 let ties = Ties::new(&map, shape, &events);
                 let (table, more) = (ties.table()?, events.shared());

@@ -35,6 +35,8 @@ pub(crate) const FEWEST_SLOTS: u64 = 16;
 pub(crate) const MOST_MEMBERS: u64 = 128;
 /// What a receiver's words take.
 pub(crate) const RECEIVER: u64 = 256;
+/// The highest number of what happens when it is full.
+const MOST_FULL: u64 = 2;
 /// What a lane's words take.
 pub(crate) const LANE: u64 = 768;
 
@@ -131,7 +133,8 @@ impl Shape {
 
     /// Whether there can be such a channel. So nothing above overflows.
     fn is_possible(&self) -> bool {
-        self.members >= 1
+        self.full <= MOST_FULL
+            && self.members >= 1
             && self.members <= MOST_MEMBERS
             && self.receivers >= 1
             && self.receivers <= self.members

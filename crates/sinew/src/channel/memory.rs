@@ -62,6 +62,10 @@ pub(crate) enum SenderField {
     Sent = 1,
     /// How many bytes were in them.
     Bytes = 2,
+    /// How many messages were dropped for which there was no room.
+    Dropped = 3,
+    /// How many bytes were in them.
+    DroppedBytes = 4,
 }
 
 /// The words that a receiver writes at each message.

@@ -37,6 +37,9 @@ pub enum Full {
     Block,
     /// The call fails at once, whatever it allows.
     Fail,
+    /// The message is dropped and counted, and the call succeeds: it never waits. See [`Counts`](super::Counts). A loan, which
+    /// is no message yet, fails at once.
+    DropNewest,
 }
 
 /// How a channel is made.
@@ -45,7 +48,8 @@ pub enum Full {
 pub struct Options {
     pattern: Pattern,
     capacity: u64,
-    full: Full,
+    /// If it was said.
+    full: Option<Full>,
     slots: u32,
     deliveries: u32,
 }
@@ -77,13 +81,7 @@ impl Options {
     }
 
     const fn of(pattern: Pattern) -> Self {
-        Self {
-            pattern,
-            capacity: CAPACITY,
-            full: Full::Block,
-            slots: SLOTS,
-            deliveries: DELIVERIES,
-        }
+        Self { pattern, capacity: CAPACITY, full: None, slots: SLOTS, deliveries: DELIVERIES }
     }
 
     /// How many bytes of messages that nobody has received yet there is room for, for each sender: rounded up to a
@@ -108,10 +106,28 @@ impl Options {
         self
     }
 
-    /// What happens to a message for which there is no room. First: the sender waits.
+    /// What happens to a message for which there is no room. First: the sender waits. Who joins a channel and says it is
+    /// refused where it is not so; who does not say it takes what there is. A queue drops nothing.
     pub const fn full(mut self, full: Full) -> Self {
-        self.full = full;
+        self.full = Some(full);
         self
+    }
+
+    pub(super) const fn policy(&self) -> Full {
+        match self.full {
+            Some(full) => full,
+            None => Full::Block,
+        }
+    }
+
+    /// That a channel is as was said here, for who joins it.
+    pub(super) fn check_joined(&self, shape: &Shape) -> Result<()> {
+        match self.full {
+            Some(full) if full != Full::of(shape) => Err(Error::new(ErrorKind::Mismatch, "join")
+                .on(Mechanism::Channel)
+                .because(format!("when it is full: {:?}, not {full:?}", Full::of(shape)))),
+            _ => Ok(()),
+        }
     }
 
     /// Makes a channel whose two ends are in this process, for two threads or for one.
@@ -132,8 +148,8 @@ impl Options {
             Receiver::attach(lanes, side(), bell, fencing, None, false).map_err(damaged)?;
         let lane = Lane::of(&map, &shape, 0);
         let own = lane.sender_side().with_event(bell);
-        let sender =
-            Sender::attach(lane, own, side(), self.full, fencing, None, false).map_err(damaged)?;
+        let sender = Sender::attach(lane, own, side(), self.policy(), fencing, None, false)
+            .map_err(damaged)?;
         Ok((sender, receiver))
     }
 
@@ -239,6 +255,11 @@ impl Options {
         }
         let (slots, deliveries) = (u64::from(self.slots), u64::from(self.deliveries));
         if is_queue {
+            if !matches!(self.policy(), Full::Block | Full::Fail) {
+                let why =
+                    "a queue drops nothing: each message goes to a worker; use `Block` or `Fail`";
+                return Err(invalid(why.to_owned()));
+            }
             if receivers == 0 || u64::from(receivers) > MOST_WORKERS {
                 return Err(invalid(format!("1 to {MOST_WORKERS} workers, not {receivers}")));
             }
@@ -253,10 +274,7 @@ impl Options {
         }
         Ok(Shape {
             pattern: self.pattern_number().into(),
-            full: match self.full {
-                Full::Block => 0,
-                Full::Fail => 1,
-            },
+            full: self.policy().number(),
             // One more, for a newcomer while the place of a dead member is not free yet.
             members: (u64::from(lanes) + u64::from(receivers) + 1).min(MOST_MEMBERS),
             receivers: u64::from(receivers),
@@ -302,8 +320,20 @@ fn other(what: &'static str) -> Error {
 impl Full {
     /// As the header has it.
     pub(super) const fn of(shape: &Shape) -> Self {
-        // A kind that this version does not know: whoever calls decides how long it waits.
-        if shape.full == 1 { Self::Fail } else { Self::Block }
+        // Others are refused with the header.
+        match shape.full {
+            1 => Self::Fail,
+            2 => Self::DropNewest,
+            _ => Self::Block,
+        }
+    }
+
+    const fn number(self) -> u64 {
+        match self {
+            Self::Block => 0,
+            Self::Fail => 1,
+            Self::DropNewest => 2,
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::attach::{Events, private};
 use super::bell::{Rung, Sleeps};
+use super::counters::Counts;
 use super::doorbell::{Doorbell, Event};
 use super::fence::Fencing;
 use super::lane::{Lane, Side, SideField};
@@ -134,6 +135,12 @@ impl Receiver {
         let own = Side::of_receiver(map, &shape, 0);
         let fencing = Fencing::of(shape.kernel_fences);
         Self::attach(lanes, own, None, fencing, None, true).map_err(options::damaged)
+    }
+
+    /// What became of the messages of a lane. None if there is no such lane.
+    #[must_use]
+    pub fn counts(&self, lane: u32) -> Option<Counts> {
+        self.ends.get(lane as usize).map(|end| Counts::of(&end.lane))
     }
 
     /// A descriptor that is readable while there may be a message, to be polled beside others: after a

@@ -6,16 +6,17 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, Release};
 
 use super::attach::{Events, private};
 use super::bell::{Rung, Sleeps};
+use super::counters::Counts;
 use super::doorbell::Doorbell;
 use super::fence::Fencing;
 use super::lane::{Lane, Side, SideField};
 use super::layout::Shape;
 use super::member::{Member, Role};
-use super::memory::Memory;
+use super::memory::{Memory, SenderField};
 use super::options::{self, Full};
 use super::presence::{Presence, Seen};
 use super::ring::{Corrupt, NoRoom, Room, Sending};
@@ -116,11 +117,17 @@ impl Sender {
         self.own.ring();
     }
 
-    /// How many messages were sent through this lane, by its former senders too: so one that comes back
+    /// How many messages were sent through this lane, by its former senders too, without those that were dropped: so one that comes back
     /// knows which of its own was the last that was committed.
     #[must_use]
     pub fn sent(&self) -> u64 {
         self.ring.sent()
+    }
+
+    /// What became of the messages of this lane.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        Counts::of(&self.lane)
     }
 
     /// A descriptor that is readable while there may be room, to be polled beside others: after a
@@ -183,6 +190,24 @@ impl Sender {
         found.unwrap_or_else(|stop| Err(SendError::from(stop)))
     }
 
+    /// A message that was not sent is dropped, where it is so.
+    #[cold]
+    fn unsent(&self, len: usize, why: SendError) -> Result<(), SendError> {
+        if self.full != Full::DropNewest || why != SendError::Full {
+            return Err(why);
+        }
+        let add = |field, count| {
+            let word = self.lane.sender(field);
+            // Only this end writes them. The count of messages last: who sees it sees their bytes.
+            word.store(word.load(Relaxed).wrapping_add(count), Release);
+        };
+        add(SenderField::DroppedBytes, len as u64);
+        if !cfg!(sabotage = "send-uncounted-drop") {
+            add(SenderField::Dropped, 1);
+        }
+        Ok(())
+    }
+
     /// Whether there is room now, or never.
     fn look(&self, len: usize) -> Option<Result<Room, SendError>> {
         let ring = &self.ring;
@@ -240,7 +265,10 @@ impl Sender {
 impl Sends for Sender {
     #[inline]
     fn send_wait(&self, data: &[u8], wait: Wait<'_>) -> Result<(), SendError> {
-        let room = self.room(data.len(), wait)?;
+        let room = match self.room(data.len(), wait) {
+            Ok(room) => room,
+            Err(why) => return self.unsent(data.len(), why),
+        };
         if cfg!(sabotage = "send-early-commit") {
             self.commit(data.len());
             self.lane.write(room.at, data);

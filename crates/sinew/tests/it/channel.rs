@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code, reason = "ends are attached where the caller vouches for the others; forks")]
 
+pub(crate) mod drops;
 pub(crate) mod ends;
 pub(crate) mod hostile;
 pub(crate) mod steady;

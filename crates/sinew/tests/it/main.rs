@@ -63,6 +63,7 @@ fn main() -> ExitCode {
         .add(channel_queue::TESTS, channel_queue::ROLES)
         .add(channel::TESTS, channel::ROLES)
         .add(channel::ends::TESTS, channel::ends::ROLES)
+        .add(channel::drops::TESTS, channel::drops::ROLES)
         .add(channel::hostile::TESTS, channel::hostile::ROLES)
         .add(channel::steady::TESTS, channel::steady::ROLES)
         .add(channel_members::TESTS, channel_members::ROLES)
