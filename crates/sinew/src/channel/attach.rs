@@ -1,5 +1,7 @@
 //! Attaching to a channel: under a name, or by an end that was handed over.
 
+mod ties;
+
 use std::ffi::OsStr;
 use std::marker::PhantomData;
 use std::os::fd::{AsFd, OwnedFd};
@@ -10,15 +12,11 @@ use std::time::Duration;
 use super::Options;
 use super::doorbell::Event;
 use super::folder::Folder;
-use super::lane::{Lane, Side};
-use super::layout::{self, Shape};
-use super::member::{
-    FACTS, Hello, Kind, Member, NAME, Object, Pattern, Role, Seat, Shared, State, TYPES, Table,
-    Welcome, Who,
-};
+use super::layout::Shape;
+use super::member::{FACTS, Hello, MOST_MORE, Member, NAME, Object, Role, Shared, TYPES, Welcome};
 use super::name::{Claimed, Connection, Name, orphaned};
 use super::options;
-use super::presence::Seen;
+use super::queue;
 use super::receiver::Receiver;
 use super::sender::Sender;
 use crate::error::{Error, ErrorKind, Result};
@@ -28,6 +26,8 @@ use crate::memfd::Memfd;
 use crate::unix::Seqpacket;
 use crate::wait::{Opens, Wait};
 
+use ties::Ties;
+
 /// For how long a name that is held is waited for to answer, where the caller does not say: a holder
 /// answers at once unless it is stopped.
 const ANSWER: Duration = Duration::from_secs(5);
@@ -36,11 +36,13 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// wait for it and no survivor is seen: several times what one needs for that.
 const TAKE_OVER: Duration = Duration::from_millis(200);
 
-/// An end of a channel that can be attached: a [`Sender`] or a [`Receiver`].
+/// An end of a channel that can be attached: a [`Sender`] or a [`Receiver`], or one [of a queue](queue).
 pub trait End: private::End {}
 
 impl End for Sender {}
 impl End for Receiver {}
+impl End for queue::Sender {}
+impl End for queue::Worker {}
 
 pub(super) mod private {
     use super::{Arc, Events, Mapping, Member, Result, Role, Shape};
@@ -49,6 +51,9 @@ pub(super) mod private {
         #[doc(hidden)]
         #[allow(private_interfaces, reason = "nobody outside can name it")]
         const ROLE: Role;
+
+        #[doc(hidden)]
+        const OF_QUEUE: bool;
 
         #[doc(hidden)]
         #[allow(private_interfaces, reason = "nobody outside can name them")]
@@ -62,7 +67,8 @@ pub(super) mod private {
     }
 }
 
-/// How an end is attached under a name. Made by [`Options::sender`] and [`Options::receiver`].
+/// How an end is attached under a name. Made by [`Options::sender`] and [`Options::receiver`], and those
+/// [of a queue](queue::Options::sender).
 ///
 /// Names are those of one user: they are in a folder that only the user can enter ($XDG_RUNTIME_DIR/sinew,
 /// else /run/sinew for root, else a folder in /tmp with the user's number, whose owner and mode are checked), or
@@ -105,7 +111,7 @@ impl<E: End> Attach<E> {
     ///
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound) if there is none; [`InUse`](ErrorKind::InUse) if it has a receiver, or as many
-    /// senders as it can have; [`Mismatch`](ErrorKind::Mismatch) if it is of another pattern or version, or not
+    /// senders or workers as it can have; [`Mismatch`](ErrorKind::Mismatch) if it is of another pattern or version, or not
     /// [`full`](Options::full) in the way that was said;
     /// [`TimedOut`](ErrorKind::TimedOut) if its holder does not answer, naming it.
     pub fn open(&self, name: impl AsRef<OsStr>) -> Result<E> {
@@ -167,7 +173,6 @@ impl<E: End> Attach<E> {
     }
 
     fn name(&self, name: &OsStr) -> Result<Name> {
-        self.options.check_no_queue()?;
         let Some(text) = name.to_str() else {
             return Err(Error::new(ErrorKind::InvalidInput, "name a channel")
                 .on(Mechanism::Channel)
@@ -185,7 +190,7 @@ impl<E: End> Attach<E> {
     fn hold(&self, listener: super::name::Listener) -> Result<E> {
         let (memfd, map, shape) = self.options.make(listener.name().as_str())?;
         let events = Events::new(&shape)?;
-        let ties = Ties::new(&map, shape, &events);
+        let ties = Ties::new(&map, shape, &events, true);
         let (table, more) = (ties.table()?, events.shared());
         let object = Object { memory: memfd.into(), more, table, facts: [0; FACTS] };
         let member = Member::create(listener, object, E::ROLE, 0, self.durable, ties)?;
@@ -213,10 +218,10 @@ impl<E: End> Attach<E> {
         let mut found = None;
         let member =
             Member::join(name, first, &hello, exist, answer, &mut |_: &Welcome, memory, more| {
-                let (map, shape) = open_memory(memory)?;
+                let (map, shape) = open_memory::<E>(memory)?;
                 self.options.check_joined(&shape)?;
-                let events = Events::of(more)?;
-                let ties = Ties::new(&map, shape, &events);
+                let events = Events::of(more, &shape)?;
+                let ties = Ties::new(&map, shape, &events, true);
                 let (table, more) = (ties.table()?, events.shared());
                 found = Some((map, shape, events));
                 Ok((table, ties, more))
@@ -264,11 +269,30 @@ const fn place_of(role: Role) -> usize {
     }
 }
 
-impl<E: End> Unattached<E> {
+impl<E> Unattached<E> {
     const fn new(memory: OwnedFd, socket: OwnedFd, bells: [OwnedFd; 2]) -> Self {
         Self { memory, socket, bells, _end: PhantomData }
     }
 
+    /// This end and the other one of a new channel.
+    pub(super) fn pair<R>(options: Options) -> Result<(Self, Unattached<R>)> {
+        let (memfd, map, shape) = options.make("pair")?;
+        drop(map);
+        if (shape.lanes, shape.receivers) != (1, 1) {
+            return Err(Error::new(ErrorKind::InvalidInput, "make a pair")
+                .on(Mechanism::Channel)
+                .because("a channel with many ends has a name by which they come"));
+        }
+        let copy = memfd.try_clone()?;
+        let (one, other) = Seqpacket::pair()?;
+        let (receivers, senders) = (Event::new()?, Event::new()?);
+        let bells = || Ok::<_, Error>([receivers.to_fd()?, senders.to_fd()?]);
+        let sender = Self::new(memfd.into(), one.into(), bells()?);
+        Ok((sender, Unattached::new(copy.into(), other.into(), bells()?)))
+    }
+}
+
+impl<E: End> Unattached<E> {
     /// The four descriptors, in the order in which [`from_fds`](Self::from_fds) takes them.
     #[must_use]
     pub fn into_fds(self) -> [OwnedFd; 4] {
@@ -288,10 +312,10 @@ impl<E: End> Unattached<E> {
     /// [`Mismatch`](ErrorKind::Mismatch) if the descriptors are no end of a channel of this version;
     /// [`InUse`](ErrorKind::InUse) if a process has attached it.
     pub fn attach(self) -> Result<E> {
-        let (map, shape) = open_memory(&self.memory)?;
+        let (map, shape) = open_memory::<E>(&self.memory)?;
         let socket = Seqpacket::from(self.socket);
-        let events = Events::of(self.bells.into())?;
-        let ties = Ties::new(&map, shape, &events);
+        let events = Events::of(self.bells.into(), &shape)?;
+        let ties = Ties::new(&map, shape, &events, false);
         let (memory, table) = (self.memory, ties.table()?);
         let object = Object { memory, more: Vec::new(), table, facts: [0; FACTS] };
         let member = Member::pair(socket, object, place_of(E::ROLE), E::ROLE, 0, ties)?;
@@ -317,31 +341,18 @@ impl Options {
     /// [`InvalidInput`](ErrorKind::InvalidInput) for more senders than one, and as [`bytes`](Self::bytes); as
     /// for [`memfd::Options::create`](crate::memfd::Options::create) where there is not so much memory.
     pub fn ends(self) -> Result<(Unattached<Sender>, Unattached<Receiver>)> {
-        self.check_no_queue()?;
-        let (memfd, map, shape) = self.make("pair")?;
-        drop(map);
-        if shape.lanes != 1 {
-            return Err(Error::new(ErrorKind::InvalidInput, "make a pair")
-                .on(Mechanism::Channel)
-                .because("a channel with many senders has a name by which they come"));
-        }
-        let copy = memfd.try_clone()?;
-        let (one, other) = Seqpacket::pair()?;
-        let (receivers, senders) = (Event::new()?, Event::new()?);
-        let bells = || Ok::<_, Error>([receivers.to_fd()?, senders.to_fd()?]);
-        let sender = Unattached::new(memfd.into(), one.into(), bells()?);
-        Ok((sender, Unattached::new(copy.into(), other.into(), bells()?)))
+        Unattached::pair(self)
     }
 }
 
 /// Maps the memory of a channel, if it is one.
-fn open_memory(memory: &OwnedFd) -> Result<(Arc<Mapping>, Shape)> {
+fn open_memory<E: End>(memory: &OwnedFd) -> Result<(Arc<Mapping>, Shape)> {
     let memfd = Memfd::try_from(memory.as_fd().try_clone_to_owned().map_err(|e| {
         let errno = rustix::io::Errno::from_io_error(&e).unwrap_or(rustix::io::Errno::MFILE);
         Error::os("attach", errno).on(Mechanism::Channel)
     })?)?;
     let map = Arc::new(memfd.map()?);
-    let shape = options::open(&map)?;
+    let shape = if E::OF_QUEUE { options::open_queue(&map) } else { options::open(&map) }?;
     Ok((map, shape))
 }
 
@@ -352,171 +363,51 @@ fn damaged(operation: &'static str) -> Error {
         .because("its memory is damaged")
 }
 
-/// The doorbells of a channel: of its receiver, and of its sender where it has one.
+/// The doorbells of a channel: of its receivers, and of its senders where they have some.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Events {
-    pub(super) receiver: Option<Event>,
-    pub(super) sender: Option<Event>,
+pub(crate) struct Events {
+    receivers: Arc<[Event]>,
+    senders: Arc<[Event]>,
 }
 
 impl Events {
     pub(super) fn new(shape: &Shape) -> Result<Self> {
-        let sender = if shape.lanes == 1 { Some(Event::new()?) } else { None };
-        Ok(Self { receiver: Some(Event::new()?), sender })
+        let (receivers, senders) = Self::count(shape);
+        let make = |count| (0..count).map(|_| Event::new()).collect::<Result<_>>();
+        Ok(Self { receivers: make(receivers)?, senders: make(senders)? })
+    }
+
+    /// How many receivers and senders have one. Everybody has all of them: in a fan-in, where that is
+    /// too much for what they are good for, senders have none.
+    const fn count(shape: &Shape) -> (u64, u64) {
+        let is_queue = shape.slots > 0 && shape.receivers + shape.lanes <= MOST_MORE as u64;
+        (shape.receivers, if is_queue || shape.lanes == 1 { shape.lanes } else { 0 })
     }
 
     /// As they were handed over, in the order of `shared`.
-    fn of(fds: Vec<OwnedFd>) -> Result<Self> {
+    fn of(fds: Vec<OwnedFd>, shape: &Shape) -> Result<Self> {
+        let (receivers, senders) = Self::count(shape);
+        if fds.len() as u64 != receivers + senders {
+            return Err(Error::new(ErrorKind::Mismatch, "attach")
+                .on(Mechanism::Channel)
+                .because("its doorbells are missing"));
+        }
         let mut events = fds.into_iter().map(Event::from_fd);
-        Ok(Self { receiver: events.next().transpose()?, sender: events.next().transpose()? })
+        let mut take = |count: u64| events.by_ref().take(count as usize).collect::<Result<_>>();
+        Ok(Self { receivers: take(receivers)?, senders: take(senders)? })
     }
 
     /// What newcomers are handed.
     fn shared(&self) -> Vec<Shared> {
-        let all = [&self.receiver, &self.sender];
-        all.into_iter().flatten().map(|event| Arc::new(event.clone()) as Shared).collect()
-    }
-}
-
-/// What of a channel the service looks after.
-struct Ties {
-    map: Arc<Mapping>,
-    shape: Shape,
-    events: Events,
-}
-
-impl Ties {
-    fn new(map: &Arc<Mapping>, shape: Shape, events: &Events) -> Arc<Self> {
-        Arc::new(Self { map: Arc::clone(map), shape, events: events.clone() })
+        let all = self.receivers.iter().chain(&*self.senders);
+        all.map(|event| Arc::new(event.clone()) as Shared).collect()
     }
 
-    fn table(&self) -> Result<Table> {
-        let (at, count) = (layout::MEMBERS as usize, self.shape.members as usize);
-        Table::new(Arc::clone(&self.map), at, count, layout::HOLDER_AT)
+    pub(super) fn receiver(&self, index: u64) -> Option<&Event> {
+        self.receivers.get(index as usize)
     }
 
-    fn receiver(&self) -> Side {
-        Side::of_receiver(&self.map, &self.shape, 0).with_event(self.events.receiver.as_ref())
+    pub(super) fn sender(&self, lane: u64) -> Option<&Event> {
+        self.senders.get(lane as usize)
     }
-
-    fn senders(&self) -> impl Iterator<Item = Side> {
-        let side = |lane| Lane::of(&self.map, &self.shape, lane).sender_side();
-        (0..self.shape.lanes).map(move |lane| side(lane).with_event(self.events.sender.as_ref()))
-    }
-
-    /// The words of a member, if there is such a lane.
-    fn side(&self, who: Who) -> Option<Side> {
-        match who.role {
-            Role::Receiver => Some(self.receiver()),
-            Role::Sender => self.senders().nth(usize::from(who.lane)),
-        }
-    }
-
-    /// Whether another member has its place in the channel by now.
-    fn is_replaced(&self, who: Who) -> bool {
-        let Ok(table) = self.table() else { return false };
-        (0..table.count())
-            .filter(|slot| *slot != who.slot)
-            .filter_map(|slot| table.state(slot))
-            .any(|state| {
-                matches!(state.kind, Kind::Joining | Kind::Here)
-                    && (state.role, state.lane) == (Some(who.role), who.lane)
-            })
-            || table.state(who.slot).is_some_and(|state| {
-                state.generation != who.generation
-                    && matches!(state.kind, Kind::Joining | Kind::Here)
-            })
-    }
-
-    /// Wakes those who count on a member.
-    fn ring_for(&self, who: Who) {
-        match who.role {
-            Role::Sender => self.receiver().ring(),
-            Role::Receiver => self.senders().for_each(|side| side.ring()),
-        }
-    }
-}
-
-impl Pattern for Ties {
-    // It says itself that it is here, when it is.
-    fn joined(&self, _: Who) {}
-
-    fn left(&self, who: Who) {
-        if let Some(side) = self.side(who) {
-            Seen::never_comes(&side);
-        }
-        self.ring_for(who);
-    }
-
-    fn died(&self, who: Who) {
-        if let Some(side) = self.side(who) {
-            Seen::died(&side, || self.is_replaced(who));
-        }
-        self.ring_for(who);
-    }
-
-    // A lane is as its sender left it, and so is the place of a receiver: whoever comes next goes on there. Only
-    // who has a name keeps its place.
-    fn recover(&self, who: Who) -> bool {
-        self.table().is_ok_and(|table| table.info(who.slot).name == [0; NAME])
-    }
-
-    fn seat(&self, hello: &Hello, table: &Table) -> Result<Seat> {
-        let refused =
-            |kind, why: String| Err(Error::new(kind, "join").on(Mechanism::Channel).because(why));
-        if u64::from(hello.pattern) != self.shape.pattern {
-            return refused(ErrorKind::Mismatch, "it is a channel of another pattern".to_owned());
-        }
-        let places = |lane: Option<u64>| {
-            (0..table.count()).filter_map(|slot| Some((slot, table.state(slot)?))).filter(
-                move |(_, state)| {
-                    state.role == Some(hello.role)
-                        && lane.is_none_or(|lane| lane == u64::from(state.lane))
-                        && state.kind != Kind::Free
-                },
-            )
-        };
-        let is_there = |state: &State| matches!(state.kind, Kind::Joining | Kind::Here);
-        if hello.name != [0; NAME] {
-            let own = places(None).find(|(slot, _)| table.info(*slot).name == hello.name);
-            match own {
-                Some((_, state)) if is_there(&state) => {
-                    let why = format!("{} is there already", show(&hello.name));
-                    return refused(ErrorKind::InUse, why);
-                }
-                Some((slot, state)) => return Ok(Seat::Same { slot, lane: state.lane }),
-                None => {}
-            }
-        }
-        // A place whose member is gone is taken only where that keeps it.
-        let taken = |lane| {
-            places(Some(lane))
-                .find(|(slot, state)| is_there(state) || table.info(*slot).name != [0; NAME])
-        };
-        match hello.role {
-            Role::Receiver => match taken(0) {
-                None => Ok(Seat::Any { lane: 0 }),
-                Some((_, state)) if is_there(&state) => {
-                    refused(ErrorKind::InUse, "it has a receiver".to_owned())
-                }
-                Some((slot, _)) => {
-                    let keeper = show(&table.info(slot).name);
-                    refused(ErrorKind::InUse, format!("the receiver's place is kept for {keeper}"))
-                }
-            },
-            Role::Sender => match (0..self.shape.lanes).find(|lane| taken(*lane).is_none()) {
-                Some(lane) => Ok(Seat::Any { lane: lane as u16 }),
-                None => {
-                    let why = "it has, or keeps places for, as many senders as it can have";
-                    refused(ErrorKind::InUse, why.to_owned())
-                }
-            },
-        }
-    }
-}
-
-/// The name of a durable member, for people.
-fn show(name: &[u8; NAME]) -> String {
-    let end = name.iter().position(|byte| *byte == 0).unwrap_or(NAME);
-    format!("\"{}\"", name[..end].escape_ascii())
 }

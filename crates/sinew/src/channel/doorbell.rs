@@ -91,7 +91,26 @@ impl Doorbell {
         fencing: Fencing,
         look: impl FnMut() -> Option<T>,
     ) -> Option<T> {
-        if self.taken.get() { self.arm_taken(side, sleeps, fencing, look) } else { None }
+        self.arm_with(side, sleeps, fencing, || (), look)
+    }
+
+    /// The same, where others are told by `tell` too that this end sleeps by it.
+    #[inline]
+    pub(super) fn arm_with<T>(
+        &self,
+        side: &Side,
+        sleeps: &Cell<Sleeps>,
+        fencing: Fencing,
+        tell: impl FnOnce(),
+        look: impl FnMut() -> Option<T>,
+    ) -> Option<T> {
+        if self.taken.get() { self.arm_taken(side, sleeps, fencing, tell, look) } else { None }
+    }
+
+    /// Whether it was armed, and not put at rest since.
+    #[inline]
+    pub(super) fn is_armed(&self) -> bool {
+        self.armed.get().is_some()
     }
 
     #[cold]
@@ -100,6 +119,7 @@ impl Doorbell {
         side: &Side,
         sleeps: &Cell<Sleeps>,
         fencing: Fencing,
+        tell: impl FnOnce(),
         mut look: impl FnMut() -> Option<T>,
     ) -> Option<T> {
         let event = side.event()?;
@@ -115,6 +135,7 @@ impl Doorbell {
         side.word(SideField::Sleeping).store(last.last | BY_DOORBELL, Release);
         sleeps.set(last);
         self.armed.set(Some(heard));
+        tell();
         let sure = fencing.before_sleep();
         // Partner: `ring_if_asleep`, as for who sleeps in a call.
         let found = look();

@@ -263,7 +263,7 @@ impl Side {
 
     /// Makes the doorbell readable, if it is by that that it is woken.
     #[cold]
-    fn ring_event(&self) {
+    pub(crate) fn ring_event(&self) {
         let sleeping = self.word(SideField::Sleeping).load(Ordering::Acquire);
         if sleeping & BY_DOORBELL != 0
             && let Some(event) = &self.event

@@ -44,14 +44,14 @@ pub enum Full {
 
 /// How a channel is made.
 #[derive(Clone, Copy, Debug)]
-#[must_use = "it makes nothing until `pair`, `local` or `create_in`"]
+#[must_use = "it makes nothing until `pair`, `create_in` or an end of it does"]
 pub struct Options {
     pattern: Pattern,
     capacity: u64,
     /// If it was said.
     full: Option<Full>,
-    slots: u32,
-    deliveries: u32,
+    pub(super) slots: u32,
+    pub(super) deliveries: u32,
 }
 
 /// Who sends to whom.
@@ -76,8 +76,8 @@ impl Options {
 
     /// From up to so many senders at a time, 1 to 64, each message to exactly one of up to so many workers, 1 to 64: see
     /// [`queue`](super::queue).
-    pub const fn queue(senders: u32, workers: u32) -> Self {
-        Self::of(Pattern::Queue { senders, workers })
+    pub const fn queue(senders: u32, workers: u32) -> queue::Options {
+        queue::Options::new(Self::of(Pattern::Queue { senders, workers }))
     }
 
     const fn of(pattern: Pattern) -> Self {
@@ -92,22 +92,8 @@ impl Options {
         self
     }
 
-    /// How many messages of each sender may be in a queue at a time, with those that workers have: rounded up to a power of two
-    /// of at least 16, and at most 65,536. First: 1024.
-    pub const fn slots(mut self, count: u32) -> Self {
-        self.slots = count;
-        self
-    }
-
-    /// How often a message of a queue is given to a worker, 1 to 15: if that many die over it, it is
-    /// [set aside](super::queue::Worker::aside). First: 5.
-    pub const fn deliveries(mut self, most: u32) -> Self {
-        self.deliveries = most;
-        self
-    }
-
     /// What happens to a message for which there is no room. First: the sender waits. Who joins a channel and says it is
-    /// refused where it is not so; who does not say it takes what there is. A queue drops nothing.
+    /// refused where it is not so; who does not say it takes what there is.
     pub const fn full(mut self, full: Full) -> Self {
         self.full = Some(full);
         self
@@ -134,16 +120,14 @@ impl Options {
     ///
     /// # Errors
     /// [`InvalidInput`](ErrorKind::InvalidInput) for a capacity or a number of senders that cannot be; as for
-    /// [`memfd::Options::create`], where there is not so much memory; `InvalidInput` for a queue, which has
-    /// [more ends](Self::local).
+    /// [`memfd::Options::create`], where there is not so much memory.
     pub fn pair(self) -> Result<(Sender, Receiver)> {
-        self.check_no_queue()?;
         let (_, map, shape) = self.make("pair")?;
         let fencing = Fencing::of(shape.kernel_fences);
         let lanes = (0..shape.lanes).map(|index| Lane::of(&map, &shape, index)).collect();
         let events = Events::new(&shape)?;
-        let side = || Side::of_receiver(&map, &shape, 0).with_event(events.receiver.as_ref());
-        let bell = events.sender.as_ref();
+        let side = || Side::of_receiver(&map, &shape, 0).with_event(events.receiver(0));
+        let bell = events.sender(0);
         let receiver =
             Receiver::attach(lanes, side(), bell, fencing, None, false).map_err(damaged)?;
         let lane = Lane::of(&map, &shape, 0);
@@ -151,30 +135,6 @@ impl Options {
         let sender = Sender::attach(lane, own, side(), self.policy(), fencing, None, false)
             .map_err(damaged)?;
         Ok((sender, receiver))
-    }
-
-    /// That the ends are not those of a queue.
-    pub(super) fn check_no_queue(self) -> Result<()> {
-        match self.pattern {
-            Pattern::Queue { .. } => Err(invalid("a queue has other ends: see `local`".to_owned())),
-            Pattern::Stream | Pattern::FanIn { .. } => Ok(()),
-        }
-    }
-
-    /// Makes a queue all of whose ends are in this process: as many senders and workers as there can be.
-    ///
-    /// # Errors
-    /// As for [`pair`](Self::pair); [`InvalidInput`](ErrorKind::InvalidInput) for another pattern.
-    pub fn local(self) -> Result<(Vec<queue::Sender>, Vec<queue::Worker>)> {
-        if !matches!(self.pattern, Pattern::Queue { .. }) {
-            return Err(invalid("no queue: use `pair`".to_owned()));
-        }
-        let (_, map, shape) = self.make("queue")?;
-        let workers = (0..shape.receivers).map(|i| queue::Worker::attach(&map, &shape, i));
-        let workers = workers.collect();
-        let senders = (0..shape.lanes).map(|i| queue::Sender::attach(&map, &shape, i));
-        let senders = senders.collect::<Result<_, Corrupt>>().map_err(damaged)?;
-        Ok((senders, workers))
     }
 
     /// How much memory the channel takes, in bytes.

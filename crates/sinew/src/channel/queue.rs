@@ -17,6 +17,24 @@
 //! # Ok::<(), sinew::Error>(())
 //! ```
 //!
+//! # Between processes
+//! Under a name, which lives on when its holder dies; senders and workers come and go as they like, up to the numbers that
+//! the queue was made for. Every member knows of a death within milliseconds, whoever the others are: the jobs of a dead worker
+//! are given to others, and its place to whoever comes next.
+//!
+//! ```
+//! use sinew::channel::Options;
+//! use sinew::wait::{Borrows, Sends};
+//!
+//! let (name, jobs) = (format!("example-{}", std::process::id()), Options::queue(4, 8));
+//! let sender = jobs.sender().create(&name)?;
+//! // In up to eight other processes:
+//! let worker = jobs.receiver().open(&name)?;
+//! sender.send(b"a job").unwrap();
+//! assert_eq!(&*worker.borrow().unwrap(), b"a job");
+//! # Ok::<(), sinew::Error>(())
+//! ```
+//!
 //! # Delivery
 //! A [`Job`] that is borrowed is its worker's until it is dropped. If the worker dies first, it is given to another: at
 //! least once, and [`Job::delivery_count`] tells. [`recv`](crate::wait::Receives::recv) copies a message out and is done with
@@ -31,7 +49,7 @@
 //! is given out before those that follow it.
 //!
 //! # The end
-//! As for a [stream](super#the-end). A worker that has no message is told [`Closed`](crate::RecvError::Closed) only when
+//! As for a [stream](super#the-end), and each worker is told of each sender that died, once. A worker that has no message is told [`Closed`](crate::RecvError::Closed) only when
 //! the others are done with theirs too: until then one of them may die, and leave work to do.
 //!
 //! # Costs
@@ -40,6 +58,7 @@
 
 mod crew;
 mod map;
+mod options;
 mod publish;
 mod recovery;
 mod sender;
@@ -52,6 +71,8 @@ mod models;
 mod tests;
 
 pub(crate) use crew::MOST_WORKERS;
+pub use options::Options;
+pub(crate) use recovery::{Recovery, Successor};
 pub use sender::{Loan, Sender};
 pub(crate) use slots::{MOST_DELIVERIES, MOST_SLOTS, SLOT};
 pub use worker::{Aside, Job, Worker};

@@ -461,6 +461,7 @@ impl Borrows for Receiver {
 impl private::End for Receiver {
     #[allow(private_interfaces, reason = "nobody outside can name it")]
     const ROLE: Role = Role::Receiver;
+    const OF_QUEUE: bool = false;
 
     #[allow(private_interfaces, reason = "nobody outside can name them")]
     fn attach(
@@ -471,9 +472,9 @@ impl private::End for Receiver {
         lasts: bool,
     ) -> Result<Self> {
         let lanes = (0..shape.lanes).map(|index| Lane::of(map, shape, index)).collect();
-        let own = Side::of_receiver(map, shape, 0).with_event(events.receiver.as_ref());
+        let own = Side::of_receiver(map, shape, 0).with_event(events.receiver(0));
         let fencing = Fencing::of(shape.kernel_fences);
-        Self::attach(lanes, own, events.sender.as_ref(), fencing, Some(member), lasts)
+        Self::attach(lanes, own, events.sender(0), fencing, Some(member), lasts)
             .map_err(options::damaged)
     }
 }

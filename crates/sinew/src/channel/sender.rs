@@ -294,6 +294,7 @@ impl Loans for Sender {
 impl private::End for Sender {
     #[allow(private_interfaces, reason = "nobody outside can name it")]
     const ROLE: Role = Role::Sender;
+    const OF_QUEUE: bool = false;
 
     #[allow(private_interfaces, reason = "nobody outside can name them")]
     fn attach(
@@ -307,9 +308,9 @@ impl private::End for Sender {
         if lane >= shape.lanes {
             return Err(options::damaged(Corrupt));
         }
-        let peer = Side::of_receiver(map, shape, 0).with_event(events.receiver.as_ref());
+        let peer = Side::of_receiver(map, shape, 0).with_event(events.receiver(0));
         let lane = Lane::of(map, shape, lane);
-        let own = lane.sender_side().with_event(events.sender.as_ref());
+        let own = lane.sender_side().with_event(events.sender(0));
         let (full, fencing) = (Full::of(shape), Fencing::of(shape.kernel_fences));
         Self::attach(lane, own, peer, full, fencing, Some(member), lasts).map_err(options::damaged)
     }

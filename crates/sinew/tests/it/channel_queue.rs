@@ -1,5 +1,8 @@
 //! Queues between real processes: who dies, is stopped or forked, and what becomes of the work.
 
+pub(crate) mod ends;
+pub(crate) mod named;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;

@@ -61,6 +61,8 @@ fn main() -> ExitCode {
         .add(barrier::TESTS, barrier::ROLES)
         .add(channel_attach::TESTS, channel_attach::ROLES)
         .add(channel_queue::TESTS, channel_queue::ROLES)
+        .add(channel_queue::ends::TESTS, channel_queue::ends::ROLES)
+        .add(channel_queue::named::TESTS, channel_queue::named::ROLES)
         .add(channel::TESTS, channel::ROLES)
         .add(channel::ends::TESTS, channel::ends::ROLES)
         .add(channel::drops::TESTS, channel::drops::ROLES)

@@ -39,11 +39,11 @@ pub(crate) const ABI: u32 = 1;
 pub(crate) const FACTS: usize = 64;
 /// How many hashes of types a newcomer can accept.
 pub(crate) const TYPES: usize = 8;
-/// No message is longer, and none has more descriptors.
+/// No message is longer, and none has more descriptors: the kernel takes 253.
 pub(super) const LONGEST: usize = 2048;
 pub(super) const MOST_FDS: usize = MOST + 1 + MOST_MORE;
 /// The most descriptors that a pattern hands to newcomers beside the memory.
-pub(crate) const MOST_MORE: usize = 8;
+pub(crate) const MOST_MORE: usize = 124;
 
 const MAGIC: u32 = u32::from_le_bytes(*b"SNW1");
 const HEAD: usize = 16;

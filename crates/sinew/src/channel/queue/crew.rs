@@ -13,6 +13,8 @@
 //! - Who rings sees whether the kernel woke somebody. One that is stopped sleeps on no word, so that nobody was: then
 //!   the next is rung for too. (One that is stopped between being woken and taking a message is not seen; who
 //!   comes by later, woken itself, sees more messages and rings on.)
+//! - Who sleeps by its doorbell may be a program that is busy elsewhere: as for a stopped one, the next is rung for too.
+//!   So of several that sleep so all are rung for, and of a message nobody is the last hope.
 //! - Who dies between taking a bit out and ringing, or being rung for and taking a message, breaks the promise. Its
 //!   death rings for everybody, after its own messages were handed on.
 //!
@@ -46,6 +48,12 @@ pub(super) trait Crew {
 
     /// What a worker sleeps on.
     fn bell(&self, worker: u64) -> &Self::Bell;
+
+    /// Rings for a worker, whether it sleeps or not. Gives whether the kernel woke it.
+    fn ring(&self, worker: u64) -> bool {
+        self.bell(worker).fetch_add(1, Release);
+        self.bell(worker).wake(ALL) > 0
+    }
 }
 
 /// Sleeps until `look` finds something, as long as `wait` allows. It looks once more at the end of that. If what it
@@ -108,9 +116,8 @@ pub(super) fn ring_one<C: Crew>(crew: &C) -> bool {
             continue;
         }
         rang = true;
-        crew.bell(worker).fetch_add(1, Release);
-        // Else it was on its way, or is stopped.
-        if crew.bell(worker).wake(ALL) > 0 || cfg!(sabotage = "queue-stopped-believed") {
+        // Else it was on its way, or is stopped, or sleeps by its doorbell.
+        if crew.ring(worker) || cfg!(sabotage = "queue-stopped-believed") {
             break;
         }
     }
@@ -126,9 +133,13 @@ pub(super) fn wake_those_asleep<C: Crew>(crew: &C) {
 /// Rings for all, whether they sleep or not: for a death, a close, a message handed on.
 pub(super) fn wake_all<C: Crew>(crew: &C) {
     for worker in 0..crew.workers() {
-        crew.bell(worker).fetch_add(1, Release);
-        crew.bell(worker).wake(ALL);
+        crew.ring(worker);
     }
+}
+
+/// Says that a worker sleeps that is not in a call.
+pub(super) fn set<C: Crew>(crew: &C, worker: u64) {
+    crew.asleep().fetch_or(1 << worker, AcqRel);
 }
 
 /// Takes out the bit of one that is dead, or that begins.

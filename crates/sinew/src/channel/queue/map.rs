@@ -7,12 +7,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use super::crew::Crew;
+use super::recovery::Successor;
 use super::slots::{Field, SLOT, Swap, Table};
+use crate::channel::attach::Events;
 use crate::channel::lane::{Lane, Side};
 use crate::channel::layout::{ASLEEP_AT, Shape};
 use crate::channel::memory::{Memory, ReceiverField, SenderField};
 use crate::channel::presence::{Presence, Seen};
 use crate::mapping::Mapping;
+use crate::sync::word::{ALL, Word};
 
 impl Swap for AtomicU64 {
     #[inline]
@@ -110,8 +113,9 @@ unsafe impl Sync for Workers {}
 
 impl Workers {
     /// Those of a queue of this shape, which was read from this map, or written to it.
-    pub(crate) fn of(map: &Arc<Mapping>, shape: &Shape) -> Self {
-        let sides = (0..shape.receivers).map(|i| Side::of_receiver(map, shape, i)).collect();
+    pub(crate) fn of(map: &Arc<Mapping>, shape: &Shape, events: &Events) -> Self {
+        let side = |i| Side::of_receiver(map, shape, i).with_event(events.receiver(i));
+        let sides = (0..shape.receivers).map(side).collect();
         let word = map.atomic_u64_at(ASLEEP_AT).expect("in the header");
         Self { sides, asleep: NonNull::from(word) }
     }
@@ -120,10 +124,15 @@ impl Workers {
         &self.sides[worker as usize]
     }
 
-    /// Whether one left and none is there.
-    pub(super) fn are_gone(&self) -> bool {
+    /// Whether none is there, and none will come.
+    pub(super) fn are_gone(&self, successor: Successor) -> bool {
         let presences = || self.sides.iter().map(|side| Seen::at(side).presence);
-        presences().all(|p| p != Presence::Here) && presences().any(|p| p == Presence::Left)
+        let ends = |presence| match presence {
+            Presence::Left => successor != Successor::Always,
+            Presence::Died => successor == Successor::Never,
+            Presence::Never | Presence::Here => false,
+        };
+        presences().all(|presence| presence != Presence::Here) && presences().any(ends)
     }
 }
 
@@ -145,5 +154,12 @@ impl Crew for Workers {
     #[inline]
     fn bell(&self, worker: u64) -> &AtomicU32 {
         self.sides[worker as usize].bell().word
+    }
+
+    fn ring(&self, worker: u64) -> bool {
+        self.bell(worker).fetch_add(1, Ordering::Release);
+        let woken = self.bell(worker).wake(ALL) > 0;
+        self.sides[worker as usize].ring_event();
+        woken
     }
 }

@@ -4,16 +4,21 @@
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::crew;
 use super::map::{Slots, Workers};
 use super::publish::{NoRoom, Publishing};
+use super::recovery::Successor;
+use crate::channel::attach::{Events, private};
 use crate::channel::bell::Sleeps;
+use crate::channel::doorbell::Doorbell;
 use crate::channel::fence::Fencing;
 use crate::channel::lane::{Side, SideField};
 use crate::channel::layout::Shape;
+use crate::channel::member::{Member, Role};
 use crate::channel::memory::Memory;
 use crate::channel::options::{self, Full};
 use crate::channel::presence::{Presence, Seen};
@@ -34,31 +39,45 @@ pub struct Sender {
     workers: Workers,
     core: RefCell<Publishing>,
     sleeps: Cell<Sleeps>,
+    doorbell: Doorbell,
     told_cpu: Cell<u32>,
     fencing: Fencing,
     full: Full,
+    successor: Successor,
     origin: Origin,
+    /// Left after this end has said that it leaves: fields are dropped after `drop`.
+    _member: Option<Member>,
 }
 
 impl Sender {
     /// Takes a lane, which nobody else sends through now.
-    pub(crate) fn attach(map: &Arc<Mapping>, shape: &Shape, lane: u64) -> Result<Self, Corrupt> {
+    pub(super) fn attach(
+        map: &Arc<Mapping>,
+        shape: &Shape,
+        lane: u64,
+        events: &Events,
+        member: Option<Member>,
+        successor: Successor,
+    ) -> Result<Self, Corrupt> {
         let slots = Slots::of(map, shape, lane);
         let core = Publishing::resume(&slots)?;
-        let own = slots.lane.sender_side();
+        let own = slots.lane.sender_side().with_event(events.sender(lane));
         // Whoever slept here before is gone.
         own.word(SideField::Sleeping).store(0, Relaxed);
         let last = own.word(SideField::Sleeps).load(Relaxed);
         let sender = Self {
             slots,
             own,
-            workers: Workers::of(map, shape),
+            workers: Workers::of(map, shape, events),
             core: RefCell::new(core),
             sleeps: Cell::new(Sleeps { last }),
+            doorbell: Doorbell::default(),
             told_cpu: Cell::new(0),
             fencing: Fencing::of(shape.kernel_fences),
             full: Full::of(shape),
+            successor,
             origin: Origin::here(),
+            _member: member,
         };
         let turn = Seen::at(&sender.own).turn + 1;
         Seen { presence: Presence::Here, turn }.say(&sender.own);
@@ -85,7 +104,19 @@ impl Sender {
             let error = Error::new(ErrorKind::InvalidInput, "open").on(Mechanism::Channel);
             return Err(error.because(why));
         }
-        Self::attach(map, &shape, u64::from(lane)).map_err(options::damaged)
+        let events = Events::default();
+        Self::attach(map, &shape, u64::from(lane), &events, None, Successor::OfDead)
+            .map_err(options::damaged)
+    }
+
+    /// A descriptor that is readable while there may be room, to be polled beside others: as
+    /// [`channel::Sender::doorbell`](crate::channel::Sender::doorbell).
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) where there is none: for [`open_in`](Self::open_in), and in a queue of more
+    /// than 124 senders and workers.
+    pub fn doorbell(&self) -> Result<BorrowedFd<'_>> {
+        self.doorbell.take(&self.own)
     }
 
     /// How many messages were sent through this lane, by its former senders too: so one that comes back
@@ -123,13 +154,17 @@ impl Sender {
             NoRoom::Yet => {}
         }
         if self.full != Full::Block || wait.is_never() {
-            return self.look(len).unwrap_or(Err(SendError::Full));
+            let found = self.look(len).or_else(|| {
+                self.doorbell.arm(&self.own, &self.sleeps, self.fencing, || self.look(len))
+            });
+            return found.unwrap_or(Err(SendError::Full));
         }
         wait.check_interrupt_word().map_err(SendError::from)?;
         let last = self.workers.side(0);
         if let Some(done) = spin::spin(last, || false, || self.look(len)) {
             return done;
         }
+        self.doorbell.rest(&self.own);
         let mut sleeps = self.sleeps.take();
         let found = self.own.bell().sleep_until(&mut sleeps, self.fencing, wait, || self.look(len));
         self.sleeps.set(sleeps);
@@ -138,7 +173,7 @@ impl Sender {
 
     /// Whether there is room now, or never.
     fn look(&self, len: usize) -> Option<Result<u64, SendError>> {
-        let gone = self.workers.are_gone();
+        let gone = self.workers.are_gone(self.successor);
         let mut core = self.core.borrow_mut();
         let room = core.reserve(&self.slots, len as u64);
         let high = self.own.word(SideField::HighWater);
@@ -188,6 +223,28 @@ impl Loans for Sender {
     fn loan_wait(&mut self, len: usize, wait: Wait<'_>) -> Result<Loan<'_>, SendError> {
         let at = self.room(len, wait)?;
         Ok(Loan { sender: self, at, len })
+    }
+}
+
+impl private::End for Sender {
+    #[allow(private_interfaces, reason = "nobody outside can name it")]
+    const ROLE: Role = Role::Sender;
+    const OF_QUEUE: bool = true;
+
+    #[allow(private_interfaces, reason = "nobody outside can name them")]
+    fn attach(
+        map: &Arc<Mapping>,
+        shape: &Shape,
+        events: &Events,
+        member: Member,
+        named: bool,
+    ) -> Result<Self> {
+        let lane = u64::from(member.who().lane);
+        if lane >= shape.lanes {
+            return Err(options::damaged(Corrupt));
+        }
+        let successor = Successor::of(named);
+        Self::attach(map, shape, lane, events, Some(member), successor).map_err(options::damaged)
     }
 }
 

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::mem::ManuallyDrop;
 use std::ops::Deref;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -12,12 +13,15 @@ use std::thread;
 
 use super::crew;
 use super::map::Slots;
-use super::recovery::Recovery;
+use super::recovery::{Recovery, Successor};
 use super::slots::{self, Dead, Found, Taken, Who};
+use crate::channel::attach::{Events, private};
 use crate::channel::bell::{Bell, Rung, Sleeps};
+use crate::channel::doorbell::Doorbell;
 use crate::channel::fence::Fencing;
 use crate::channel::lane::{Side, SideField};
 use crate::channel::layout::Shape;
+use crate::channel::member::{Member, Role};
 use crate::channel::memory::Memory;
 use crate::channel::options;
 use crate::channel::presence::{Presence, Seen};
@@ -45,9 +49,15 @@ pub struct Worker {
     /// How many messages it has.
     has: Cell<usize>,
     recovery: Recovery,
+    doorbell: Doorbell,
     told_cpu: Cell<u32>,
     fencing: Fencing,
+    /// Whether it waits for further senders when all have left.
+    waits_on: Cell<bool>,
+    successor: Successor,
     origin: Origin,
+    /// Left after this end has said that it leaves: fields are dropped after `drop`.
+    _member: Option<Member>,
 }
 
 /// The receiving end of one lane.
@@ -71,29 +81,42 @@ type Look = Result<(usize, Taken), RecvError>;
 
 impl Worker {
     /// Takes a worker's place, which nobody else has now.
-    pub(crate) fn attach(map: &Arc<Mapping>, shape: &Shape, index: u64) -> Self {
-        let recovery = Recovery::of(map, shape);
+    pub(super) fn attach(
+        map: &Arc<Mapping>,
+        shape: &Shape,
+        index: u64,
+        events: &Events,
+        member: Option<Member>,
+        successor: Successor,
+    ) -> Self {
+        let recovery = Recovery::of(map, shape, events);
         let own = recovery.workers.side(index);
+        // Whoever slept here before is gone.
+        own.word(SideField::Sleeping).store(0, Relaxed);
         let turn = Seen::at(own).turn + 1;
         let who = Who::new(index, turn);
         crew::clear(&recovery.workers, index);
-        let end = |slots: &Slots| End {
+        let end = |(slots, sender): (&Slots, &Side)| End {
             slots: slots.clone(),
-            sender: slots.lane.sender_side(),
+            sender: sender.clone(),
             rung: Cell::default(),
             told: Cell::new(0),
         };
         let worker = Self {
-            ends: recovery.lanes.iter().map(end).collect(),
+            ends: recovery.lanes.iter().zip(&*recovery.senders).map(end).collect(),
             turn: Cell::new(0),
             taken: Cell::new(0),
             index,
             who,
             has: Cell::new(0),
+            doorbell: Doorbell::default(),
             told_cpu: Cell::new(0),
             fencing: Fencing::of(shape.kernel_fences),
+            waits_on: Cell::new(false),
+            successor,
             origin: Origin::here(),
             recovery,
+            _member: member,
         };
         Seen { presence: Presence::Here, turn }.say(worker.own());
         // If the one before died, and nobody did this for it.
@@ -119,7 +142,24 @@ impl Worker {
             let error = Error::new(ErrorKind::InvalidInput, "open").on(Mechanism::Channel);
             return Err(error.because(why));
         }
-        Ok(Self::attach(map, &shape, u64::from(place)))
+        let events = Events::default();
+        Ok(Self::attach(map, &shape, u64::from(place), &events, None, Successor::OfDead))
+    }
+
+    /// A descriptor that is readable while there may be a message, to be polled beside others: as
+    /// [`Receiver::doorbell`](crate::channel::Receiver::doorbell). Of several workers that poll, all are rung for, as any may
+    /// be busy elsewhere, and one gets the message.
+    ///
+    /// # Errors
+    /// [`Unsupported`](ErrorKind::Unsupported) where there is none: for [`open_in`](Self::open_in).
+    pub fn doorbell(&self) -> Result<BorrowedFd<'_>> {
+        self.doorbell.take(self.own())
+    }
+
+    /// Whether it waits for further senders when all have left, instead of being told
+    /// [`Closed`](RecvError::Closed). At first it does not.
+    pub fn outlast_senders(&self, waits: bool) {
+        self.waits_on.set(waits);
     }
 
     /// Says that the worker at a place is dead, for whoever has proof of it, a pidfd that is readable: what it had is
@@ -160,6 +200,7 @@ impl Worker {
             && let Ok(Found::Job(job)) = slots::claim(&end.slots, self.who, most as u64)
         {
             self.taken.set(self.taken.get() + u32::from(self.ends.len() > 1));
+            self.rest();
             return Ok((self.turn.get(), job));
         }
         self.look_further(which, most, wait)
@@ -170,10 +211,11 @@ impl Worker {
         self.taken.set(0);
         let look = || self.look_around(which, most as u64);
         if let Some(found) = look() {
+            self.rest();
             return found;
         }
         if wait.is_never() {
-            return Err(RecvError::Empty);
+            return self.arm(which, look).unwrap_or(Err(RecvError::Empty));
         }
         wait.check_interrupt_word().map_err(RecvError::from)?;
         let glance = || self.ends.iter().any(|end| slots::may_have_more(&end.slots));
@@ -181,6 +223,7 @@ impl Worker {
         if let Some(found) = spin::spin(last, glance, look) {
             return found;
         }
+        self.rest();
         let sleeps = self.own().word(SideField::Sleeps);
         sleeps.store(sleeps.load(Relaxed).wrapping_add(1), Relaxed);
         if which == Which::Aside {
@@ -198,6 +241,30 @@ impl Worker {
         let (crew, index) = (&self.recovery.workers, self.index);
         let found = crew::sleep_until(crew, index, self.fencing, wait, look, leaves_work);
         found.unwrap_or_else(|stop| Err(RecvError::from(stop)))
+    }
+
+    /// Nothing was found: arms the doorbell, if it was taken. Gives what was found after that.
+    fn arm(&self, which: Which, look: impl FnMut() -> Option<Look>) -> Option<Look> {
+        if which == Which::Aside {
+            return None;
+        }
+        let workers = &self.recovery.workers;
+        let last = self.own().word(SideField::Sleeps).load(Relaxed);
+        let (sleeps, tell) = (Cell::new(Sleeps { last }), || crew::set(workers, self.index));
+        let found = self.doorbell.arm_with(self.own(), &sleeps, self.fencing, tell, look);
+        if found.is_some() {
+            crew::clear(workers, self.index);
+        }
+        found
+    }
+
+    /// Puts the doorbell at rest: something was found, or a call sleeps.
+    #[inline]
+    fn rest(&self) {
+        if self.doorbell.is_armed() {
+            self.doorbell.rest(self.own());
+            crew::clear(&self.recovery.workers, self.index);
+        }
     }
 
     /// Looks at every lane once, from the one after the last turn. An end is told when no lane has more.
@@ -237,7 +304,8 @@ impl Worker {
             end.told.set(turn);
             return Some(Err(RecvError::PeerDied));
         }
-        let over = gone && self.recovery.is_over(self.who, self.has.get() > 0);
+        let (has_some, left_is_end) = (self.has.get() > 0, !self.waits_on.get());
+        let over = gone && self.recovery.is_over(self.who, has_some, left_is_end, self.successor);
         over.then_some(Err(RecvError::Closed))
     }
 
@@ -252,7 +320,7 @@ impl Worker {
     #[inline]
     fn settled(&self, end: &End) {
         let mut rung = end.rung.get();
-        if end.sender.bell().ring_if_asleep(&mut rung, self.fencing) {
+        if end.sender.ring_if_asleep(&mut rung, self.fencing) {
             end.rung.set(rung);
         }
         // After the fence in there. Partner: `is_over`, of who sleeps.
@@ -297,6 +365,27 @@ impl Borrows for Worker {
     #[inline]
     fn borrow_wait(&self, wait: Wait<'_>) -> Result<Job<'_>, RecvError> {
         self.next(Which::Next, usize::MAX, wait).map(|found| self.lend(found))
+    }
+}
+
+impl private::End for Worker {
+    #[allow(private_interfaces, reason = "nobody outside can name it")]
+    const ROLE: Role = Role::Receiver;
+    const OF_QUEUE: bool = true;
+
+    #[allow(private_interfaces, reason = "nobody outside can name them")]
+    fn attach(
+        map: &Arc<Mapping>,
+        shape: &Shape,
+        events: &Events,
+        member: Member,
+        named: bool,
+    ) -> Result<Self> {
+        let place = u64::from(member.who().lane);
+        if place >= shape.receivers {
+            return Err(options::damaged(Corrupt));
+        }
+        Ok(Self::attach(map, shape, place, events, Some(member), Successor::of(named)))
     }
 }
 
