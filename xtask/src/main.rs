@@ -5,6 +5,7 @@
 
 mod ci;
 mod crash;
+mod fuzz;
 mod loom;
 mod sabotage;
 mod tally;
@@ -26,6 +27,8 @@ Checks:
   loom         the models of the lock cores, in every interleaving; none of them may be missing
   crash        a process is killed at every instruction, and the others must go on; --area NAME, --sample
   sabotage     builds that are wrong on purpose: each must be noticed; NAME.., --sample, --list
+  fuzz [--seconds N] [TARGET...]
+               a peer that rewrites memory: each target for N (60) seconds; the corpus grows
   wakeups [--count N]
                N (1,000,000) wake-ups of each mechanism between two processes, none lost
   ci --list    the steps, with the line that repeats each by hand
@@ -43,6 +46,7 @@ fn main() -> ExitCode {
         ["loom", names @ ..] => loom::command(&root(), names),
         ["crash", words @ ..] => crash::command(&root(), words),
         ["sabotage", words @ ..] => sabotage::command(&root(), words),
+        ["fuzz", words @ ..] => fuzz::command(&root(), words),
         ["wakeups", arguments @ ..] => wakeups::command(&root(), arguments),
         ["ci", steps @ ..] => ci::command(&root(), steps),
         [] | ["help" | "--help" | "-h"] => {

@@ -74,6 +74,8 @@ mod counters;
 mod doorbell;
 mod fence;
 mod folder;
+#[cfg(any(test, sinew_fuzz))]
+pub mod fuzz;
 mod lane;
 mod layout;
 #[allow(dead_code, reason = "what its tests look at")]

@@ -195,6 +195,16 @@ impl Shape {
         words
     }
 
+    /// The word of the header at this place.
+    #[cfg(any(test, sinew_fuzz))]
+    pub(super) const fn word(&self, at: usize) -> u64 {
+        match at {
+            MAGIC_AT => MAGIC,
+            CHECK_AT => hash(&self.words()),
+            _ => self.words()[at / 8 - 1],
+        }
+    }
+
     /// Reads a header, each word once, and checks it against the map.
     pub(crate) fn read(map: &Mapping) -> Result<Self> {
         Self::parse(|at| map.load_u64_at(at).unwrap_or(0), map.len() as u64)

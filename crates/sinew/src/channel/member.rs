@@ -30,6 +30,8 @@
 //! and drop it when they have let go, as the handler that they would wait for may wait for the lock.
 
 mod access;
+#[cfg(any(test, sinew_fuzz))]
+pub(super) mod fuzz;
 mod holder;
 mod join;
 mod link;

@@ -57,6 +57,8 @@
 //! bytes, and memory in steps of 64 bytes.
 
 mod crew;
+#[cfg(any(test, sinew_fuzz))]
+pub(super) mod fuzz;
 mod map;
 mod options;
 mod publish;
@@ -74,5 +76,7 @@ pub(crate) use crew::MOST_WORKERS;
 pub use options::Options;
 pub(crate) use recovery::{Recovery, Successor};
 pub use sender::{Loan, Sender};
+#[cfg(any(test, sinew_fuzz))]
+pub(super) use slots::Swap;
 pub(crate) use slots::{MOST_DELIVERIES, MOST_SLOTS, SLOT};
 pub use worker::{Aside, Job, Worker};

@@ -36,6 +36,9 @@ pub(crate) const SIZE: usize = 64;
 /// How many bytes the name of a durable member has at most.
 pub(crate) const NAME: usize = 32;
 
+/// A word that others change more often than this in the middle of one step is not written by honest members.
+const TURNS: usize = 1000;
+
 /// What a member does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]
@@ -188,7 +191,7 @@ impl<W: Word> Slot<'_, W> {
 
     /// Takes the step from one of `from` to `to`, if the member of this generation has the place still.
     fn advance(&self, generation: u32, from: &[Kind], to: Kind) -> Option<State> {
-        loop {
+        for _ in 0..TURNS {
             let seen = self.state()?;
             // Any generation: who is late with a proof buries the next one.
             let other = seen.generation != generation && !cfg!(sabotage = "slot-any-generation");
@@ -199,6 +202,7 @@ impl<W: Word> Slot<'_, W> {
                 return Some(seen);
             }
         }
+        None
     }
 }
 

@@ -73,7 +73,7 @@ impl Who {
 }
 
 /// A word that is exchanged.
-pub(super) trait Swap: Atom {
+pub(in crate::channel) trait Swap: Atom {
     fn compare_exchange(
         &self,
         current: u64,
@@ -331,6 +331,9 @@ fn move_on<T: Table>(table: &T, hint: u64, begin: u64, number: u64) {
     }
 }
 
+/// A word that others change more often than this in the middle of one exchange is not written by honest peers.
+const TURNS: usize = 1000;
+
 /// Moves the hint back to where the oldest message may be: after something older was made READY again.
 pub(super) fn rewind<T: Table>(table: &T) {
     if cfg!(sabotage = "queue-no-rewind") {
@@ -339,7 +342,7 @@ pub(super) fn rewind<T: Table>(table: &T) {
     let tail = table.sender(SenderField::Tail).load(Acquire);
     let number = tail.saturating_sub(table.slots()) & 0xFFFF_FFFF;
     let mut hint = table.hint().load(Acquire);
-    loop {
+    for _ in 0..TURNS {
         // Another number each time: who looked before moves it nowhere.
         let turn = if cfg!(sabotage = "queue-unnumbered-rewind") { 0 } else { 1 << 32 };
         let new = (hint & !0xFFFF_FFFF).wrapping_add(turn) | number;
