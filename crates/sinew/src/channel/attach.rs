@@ -1,5 +1,6 @@
 //! Attaching to a channel: under a name, or by an end that was handed over.
 
+mod forget;
 mod ties;
 
 use std::ffi::OsStr;
@@ -64,6 +65,10 @@ pub(super) mod private {
             member: Member,
             named: bool,
         ) -> Result<Self>;
+
+        #[doc(hidden)]
+        #[allow(private_interfaces, reason = "nobody outside can name it")]
+        fn member(&self) -> Option<&Member>;
     }
 }
 
@@ -156,19 +161,12 @@ impl<E: End> Attach<E> {
 
     /// Comes back as the same member: its place is kept when it leaves or dies, for whoever says this name. A sender
     /// gets its lane again, and so learns from [`Sender::sent`] which of its messages was the last that was committed; a
-    /// receiver's messages wait for it.
+    /// receiver's messages wait for it, until somebody [forgets](Receiver::forget) the name.
     ///
     /// # Errors
     /// [`InvalidInput`](ErrorKind::InvalidInput) for a name that is empty, longer than 32 bytes or has a zero in it.
     pub fn durable(mut self, name: impl AsRef<[u8]>) -> Result<Self> {
-        let name = name.as_ref();
-        if name.is_empty() || name.len() > NAME || name.contains(&0) {
-            return Err(Error::new(ErrorKind::InvalidInput, "name a member")
-                .on(Mechanism::Channel)
-                .because(format!("1 to {NAME} bytes other than zero, not {}", name.len())));
-        }
-        self.durable = [0; NAME];
-        self.durable[..name.len()].copy_from_slice(name);
+        self.durable = durable(name.as_ref())?;
         Ok(self)
     }
 
@@ -343,6 +341,18 @@ impl Options {
     pub fn ends(self) -> Result<(Unattached<Sender>, Unattached<Receiver>)> {
         Unattached::pair(self)
     }
+}
+
+/// The name of a durable member.
+fn durable(name: &[u8]) -> Result<[u8; NAME]> {
+    if name.is_empty() || name.len() > NAME || name.contains(&0) {
+        return Err(Error::new(ErrorKind::InvalidInput, "name a member")
+            .on(Mechanism::Channel)
+            .because(format!("1 to {NAME} bytes other than zero, not {}", name.len())));
+    }
+    let mut padded = [0; NAME];
+    padded[..name.len()].copy_from_slice(name);
+    Ok(padded)
 }
 
 /// Maps the memory of a channel, if it is one.

@@ -30,6 +30,7 @@
 //! and drop it when they have let go, as the handler that they would wait for may wait for the lock.
 
 mod access;
+mod forget;
 #[cfg(any(test, sinew_fuzz))]
 pub(super) mod fuzz;
 mod holder;

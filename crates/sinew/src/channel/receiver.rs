@@ -53,7 +53,7 @@ pub struct Receiver {
     lasts: bool,
     origin: Origin,
     /// Left after this end has said that it leaves: fields are dropped after `drop`.
-    _member: Option<Member>,
+    member: Option<Member>,
 }
 
 /// The receiving end of one lane.
@@ -110,7 +110,7 @@ impl Receiver {
             waits_on: Cell::new(false),
             lasts,
             origin: Origin::here(),
-            _member: member,
+            member,
         };
         let turn = Seen::at(&receiver.own).turn + 1;
         Seen { presence: Presence::Here, turn }.say(&receiver.own);
@@ -476,6 +476,11 @@ impl private::End for Receiver {
         let fencing = Fencing::of(shape.kernel_fences);
         Self::attach(lanes, own, events.sender(0), fencing, Some(member), lasts)
             .map_err(options::damaged)
+    }
+
+    #[allow(private_interfaces, reason = "nobody outside can name it")]
+    fn member(&self) -> Option<&Member> {
+        self.member.as_ref()
     }
 }
 

@@ -46,7 +46,7 @@ pub struct Sender {
     lasts: bool,
     origin: Origin,
     /// Left after this end has said that it leaves: fields are dropped after `drop`.
-    _member: Option<Member>,
+    member: Option<Member>,
 }
 
 impl Sender {
@@ -77,7 +77,7 @@ impl Sender {
             full,
             lasts,
             origin: Origin::here(),
-            _member: member,
+            member,
         };
         let turn = Seen::at(&sender.own).turn + 1;
         Seen { presence: Presence::Here, turn }.say(&sender.own);
@@ -313,6 +313,11 @@ impl private::End for Sender {
         let own = lane.sender_side().with_event(events.sender(0));
         let (full, fencing) = (Full::of(shape), Fencing::of(shape.kernel_fences));
         Self::attach(lane, own, peer, full, fencing, Some(member), lasts).map_err(options::damaged)
+    }
+
+    #[allow(private_interfaces, reason = "nobody outside can name it")]
+    fn member(&self) -> Option<&Member> {
+        self.member.as_ref()
     }
 }
 

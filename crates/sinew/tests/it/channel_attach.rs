@@ -1,5 +1,7 @@
 //! Channels between real processes: under names, by handed-over ends, and what the others see of a death.
 
+pub(crate) mod durable;
+
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 

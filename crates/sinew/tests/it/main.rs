@@ -60,6 +60,7 @@ fn main() -> ExitCode {
         .add(anonymous::TESTS, anonymous::ROLES)
         .add(barrier::TESTS, barrier::ROLES)
         .add(channel_attach::TESTS, channel_attach::ROLES)
+        .add(channel_attach::durable::TESTS, channel_attach::durable::ROLES)
         .add(channel_queue::TESTS, channel_queue::ROLES)
         .add(channel_queue::ends::TESTS, channel_queue::ends::ROLES)
         .add(channel_queue::named::TESTS, channel_queue::named::ROLES)

@@ -221,7 +221,11 @@ impl Core {
         // What was left is made good first: it may be the place for this one.
         self.make_good(&mut super::lock(&self.inner));
         self.settle();
-        let seat = self.pattern.seat(&newcomer.hello, &self.table);
+        let mut seat = self.pattern.seat(&newcomer.hello, &self.table);
+        if seat.is_err() && self.notice_deaths() {
+            self.settle();
+            seat = self.pattern.seat(&newcomer.hello, &self.table);
+        }
         let mut inner = super::lock(&self.inner);
         if inner.over {
             return;
@@ -238,6 +242,13 @@ impl Core {
             }
             Err(error) => self.show_out(&mut inner, number, error.kind(), &error.to_string()),
         }
+    }
+
+    /// Looks who is dead, before that is told. Says whether anybody is.
+    fn notice_deaths(&self) -> bool {
+        let mut inner = super::lock(&self.inner);
+        let dead = (0..self.table.count()).filter(|slot| self.check(&mut inner, *slot)).count();
+        dead > 0
     }
 
     fn seat(&self, inner: &mut Inner, newcomer: &Newcomer, seat: Seat) -> Result<Option<Who>> {
@@ -267,6 +278,11 @@ impl Core {
         let Hello { pid, namespace, started, name, .. } = *hello;
         self.table.write_info(slot, &Info { pid, uid, namespace, started, name });
         let who = Who { slot, generation, role: hello.role, lane };
+        if let Some(before) = &inner.peers[slot] {
+            // Another survivor was faster to make room for this one.
+            let how = if before.has_ended() { How::Died } else { How::Left };
+            self.part(inner, slot, how);
+        }
         match self.attend(pidfd, pidfd_token(who.place())) {
             Ok(pidfd) => {
                 inner.peers[slot] = Some(Peer { who, pidfd: Some(pidfd) });

@@ -113,6 +113,11 @@ impl State {
         matches!(self.kind, Kind::Joining | Kind::Here)
     }
 
+    /// Whether it is nobody's, and not free: of one that died or left.
+    pub(crate) fn is_kept(self) -> bool {
+        matches!(self.kind, Kind::Left | Kind::Dead)
+    }
+
     const fn with(self, kind: Kind) -> Self {
         Self { kind, ..self }
     }

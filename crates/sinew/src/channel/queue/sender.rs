@@ -46,7 +46,7 @@ pub struct Sender {
     successor: Successor,
     origin: Origin,
     /// Left after this end has said that it leaves: fields are dropped after `drop`.
-    _member: Option<Member>,
+    member: Option<Member>,
 }
 
 impl Sender {
@@ -77,7 +77,7 @@ impl Sender {
             full: Full::of(shape),
             successor,
             origin: Origin::here(),
-            _member: member,
+            member,
         };
         let turn = Seen::at(&sender.own).turn + 1;
         Seen { presence: Presence::Here, turn }.say(&sender.own);
@@ -245,6 +245,11 @@ impl private::End for Sender {
         }
         let successor = Successor::of(named);
         Self::attach(map, shape, lane, events, Some(member), successor).map_err(options::damaged)
+    }
+
+    #[allow(private_interfaces, reason = "nobody outside can name it")]
+    fn member(&self) -> Option<&Member> {
+        self.member.as_ref()
     }
 }
 

@@ -57,7 +57,7 @@ pub struct Worker {
     successor: Successor,
     origin: Origin,
     /// Left after this end has said that it leaves: fields are dropped after `drop`.
-    _member: Option<Member>,
+    member: Option<Member>,
 }
 
 /// The receiving end of one lane.
@@ -116,7 +116,7 @@ impl Worker {
             successor,
             origin: Origin::here(),
             recovery,
-            _member: member,
+            member,
         };
         Seen { presence: Presence::Here, turn }.say(worker.own());
         // If the one before died, and nobody did this for it.
@@ -386,6 +386,11 @@ impl private::End for Worker {
             return Err(options::damaged(Corrupt));
         }
         Ok(Self::attach(map, shape, place, events, Some(member), Successor::of(named)))
+    }
+
+    #[allow(private_interfaces, reason = "nobody outside can name it")]
+    fn member(&self) -> Option<&Member> {
+        self.member.as_ref()
     }
 }
 
