@@ -374,7 +374,14 @@ fn a_doorbell_is_readable_while_there_is_something_to_receive() -> Result<(), Sk
         assert_eq!(receiver.try_recv(&mut [0; 8]), Err(how));
         receiver.outlast_senders(true);
         empty();
-        assert!(!is_readable(bell, SHORT));
+        // The service rings too, when it sees what the sender's last words have told already.
+        for rung in 0.. {
+            if !is_readable(bell, SHORT) {
+                break;
+            }
+            assert!(rung < 3, "rung for again and again");
+            empty();
+        }
         receiver.outlast_senders(false);
     }
     // A call that waits takes the place of the doorbell, and gives it back at rest.
