@@ -51,6 +51,9 @@
 //! A process that has such an end has one service thread, which lets newcomers in, notices deaths and takes the name over when
 //! its holder is gone. It touches no message. A program with a loop of its own can do that work there: [`without_thread`].
 //!
+//! # Many at once
+//! A [`WaitSet`] waits for several channels, and any other descriptors, in one call.
+//!
 //! # The end
 //! A sender that is dropped has left: when everything it sent was received, and no other sender is there, a
 //! receiver is told [`Closed`](crate::RecvError::Closed). One that died is told by [`PeerDied`](crate::RecvError::PeerDied), once.
@@ -92,6 +95,7 @@ mod sender;
 #[allow(dead_code, reason = "what its tests look at")]
 mod service;
 mod spin;
+mod wait_set;
 
 pub use attach::{Attach, Awaited, End, Unattached};
 pub use counters::Counts;
@@ -99,3 +103,4 @@ pub use options::{Full, Options};
 pub use receiver::{MOST_BORROWED, Message, Receiver};
 pub use sender::{Loan, Sender};
 pub use service::{serve, service_fd, without_thread};
+pub use wait_set::{WaitSet, Watch};

@@ -82,6 +82,12 @@ impl Doorbell {
         Ok(event.as_fd())
     }
 
+    /// It was readable, and nobody looks at that any more: it is armed anew when nothing is found, even if the bell was not
+    /// heard. Whoever made it readable does not do so again for the same number.
+    pub(super) fn forget(&self) {
+        self.armed.set(None);
+    }
+
     /// Nothing was found: arms it. Gives what `look` finds after that, and then it is at rest.
     #[inline]
     pub(super) fn arm<T>(

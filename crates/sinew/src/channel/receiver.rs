@@ -28,6 +28,7 @@ use crate::wait::{Borrows, Receives, Wait};
 
 #[cfg(test)]
 mod tests;
+mod watched;
 
 /// The most messages that can be borrowed at a time, of one sender.
 pub const MOST_BORROWED: usize = 64;
@@ -54,6 +55,16 @@ pub struct Receiver {
     origin: Origin,
     /// Left after this end has said that it leaves: fields are dropped after `drop`.
     member: Option<Member>,
+}
+
+/// What a look at all lanes finds.
+enum Sight {
+    /// A message of the lane of this index.
+    Message(usize, Record),
+    Corrupt,
+    /// The sender of the lane of this index died, in this turn of its, and nobody was told yet.
+    Died(usize, u64),
+    Closed,
 }
 
 /// The receiving end of one lane.
@@ -239,6 +250,23 @@ impl Receiver {
 
     /// Looks at every lane once, from the one after the last turn. An end is told when no lane has more.
     fn look_around(&self) -> Option<Result<(&End, Record), RecvError>> {
+        Some(match self.sight()? {
+            Sight::Message(index, record) => {
+                self.turn.set(index);
+                Ok((&self.ends[index], record))
+            }
+            Sight::Corrupt => Err(RecvError::Corrupt),
+            Sight::Died(index, turn) => {
+                self.ends[index].told.set(turn);
+                Err(RecvError::PeerDied)
+            }
+            Sight::Closed => Err(RecvError::Closed),
+        })
+    }
+
+    /// What there is to be told, if anything. It changes nothing: the next look sees the same.
+    #[inline]
+    fn sight(&self) -> Option<Sight> {
         let count = self.ends.len();
         let (mut died, mut left, mut here, mut gone) = (None, 0, 0, 0);
         for step in 1..=count {
@@ -247,27 +275,23 @@ impl Receiver {
             // Before the look at the lane: what a sender sent before it left is seen.
             let seen = Seen::at(&end.sender);
             match end.peek() {
-                Ok(Some(record)) => {
-                    self.turn.set(index);
-                    return Some(Ok((end, record)));
-                }
+                Ok(Some(record)) => return Some(Sight::Message(index, record)),
                 Ok(None) => {}
-                Err(Corrupt) => return Some(Err(RecvError::Corrupt)),
+                Err(Corrupt) => return Some(Sight::Corrupt),
             }
             match seen.presence {
                 Presence::Here => here += 1,
                 Presence::Left => left += 1,
-                Presence::Died if end.told.get() != seen.turn => died = Some((end, seen.turn)),
+                Presence::Died if end.told.get() != seen.turn => died = Some((index, seen.turn)),
                 Presence::Died => gone += 1,
                 Presence::Never => {}
             }
         }
-        if let Some((end, turn)) = died {
-            end.told.set(turn);
-            return Some(Err(RecvError::PeerDied));
+        if let Some((index, turn)) = died {
+            return Some(Sight::Died(index, turn));
         }
         let over = here == 0 && (left > 0 && !self.waits_on.get() || gone > 0 && !self.lasts);
-        over.then_some(Err(RecvError::Closed))
+        over.then_some(Sight::Closed)
     }
 
     #[inline]

@@ -27,6 +27,8 @@ use crate::mapping::Mapping;
 use crate::mechanism::Mechanism;
 use crate::wait::{Loans, Sends, Wait};
 
+mod watched;
+
 /// The sending end of a channel. See the [module](super).
 ///
 /// One thread at a time uses it; it can be handed to another.
@@ -39,6 +41,8 @@ pub struct Sender {
     rung: Cell<Rung>,
     sleeps: Cell<Sleeps>,
     doorbell: Doorbell,
+    /// How long the message was that last found no room, until a wait set was told of some.
+    refused: Cell<Option<usize>>,
     told_cpu: Cell<u32>,
     fencing: Fencing,
     full: Full,
@@ -72,6 +76,7 @@ impl Sender {
             rung: Cell::default(),
             sleeps: Cell::new(Sleeps { last }),
             doorbell: Doorbell::default(),
+            refused: Cell::new(None),
             told_cpu: Cell::new(0),
             fencing,
             full,
@@ -175,7 +180,10 @@ impl Sender {
             let found = self.look(len).or_else(|| {
                 self.doorbell.arm(&self.own, &self.sleeps, self.fencing, || self.look(len))
             });
-            return found.unwrap_or(Err(SendError::Full));
+            return found.unwrap_or_else(|| {
+                self.refused.set(Some(len));
+                Err(SendError::Full)
+            });
         }
         wait.check_interrupt_word().map_err(SendError::from)?;
         if let Some(done) =

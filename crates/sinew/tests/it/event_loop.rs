@@ -307,7 +307,7 @@ fn sighup_reads_the_settings_and_keeps_the_old_ones_if_they_are_wrong() -> Resul
 }
 
 /// How often it went to sleep by itself, and was woken since.
-fn sleeps(pid: Pid) -> u64 {
+pub(crate) fn sleeps(pid: Pid) -> u64 {
     let path = format!("/proc/{}/status", pid.as_raw_nonzero());
     let text = fs::read_to_string(path).unwrap();
     let count = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));

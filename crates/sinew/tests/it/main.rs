@@ -8,6 +8,7 @@ mod channel;
 mod channel_attach;
 mod channel_members;
 mod channel_queue;
+mod channel_set;
 mod command;
 mod condvar;
 mod crash;
@@ -64,6 +65,7 @@ fn main() -> ExitCode {
         .add(channel_queue::TESTS, channel_queue::ROLES)
         .add(channel_queue::ends::TESTS, channel_queue::ends::ROLES)
         .add(channel_queue::named::TESTS, channel_queue::named::ROLES)
+        .add(channel_set::TESTS, channel_set::ROLES)
         .add(channel::TESTS, channel::ROLES)
         .add(channel::ends::TESTS, channel::ends::ROLES)
         .add(channel::drops::TESTS, channel::drops::ROLES)

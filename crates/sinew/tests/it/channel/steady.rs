@@ -27,7 +27,7 @@ const NEVER: u64 = u64::MAX;
 
 struct Counting;
 
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+pub(crate) static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
 
 // SAFETY: the system's allocator does it all.
 unsafe impl GlobalAlloc for Counting {
