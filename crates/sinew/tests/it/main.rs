@@ -6,6 +6,7 @@ mod anonymous;
 mod barrier;
 mod channel;
 mod channel_attach;
+mod channel_examples;
 mod channel_members;
 mod channel_queue;
 mod channel_set;
@@ -62,6 +63,7 @@ fn main() -> ExitCode {
         .add(barrier::TESTS, barrier::ROLES)
         .add(channel_attach::TESTS, channel_attach::ROLES)
         .add(channel_attach::durable::TESTS, channel_attach::durable::ROLES)
+        .add(channel_examples::TESTS, channel_examples::ROLES)
         .add(channel_queue::TESTS, channel_queue::ROLES)
         .add(channel_queue::ends::TESTS, channel_queue::ends::ROLES)
         .add(channel_queue::named::TESTS, channel_queue::named::ROLES)
