@@ -3,6 +3,7 @@
 #![allow(unsafe_code, reason = "tests fork")]
 
 pub(crate) mod heirs;
+pub(crate) mod worlds;
 
 use std::fs;
 use std::io::PipeReader;

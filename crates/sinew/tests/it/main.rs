@@ -75,6 +75,7 @@ fn main() -> ExitCode {
         .add(channel::steady::TESTS, channel::steady::ROLES)
         .add(channel_members::TESTS, channel_members::ROLES)
         .add(channel_members::heirs::TESTS, channel_members::heirs::ROLES)
+        .add(channel_members::worlds::TESTS, channel_members::worlds::ROLES)
         .add(command::TESTS, command::ROLES)
         .add(condvar::TESTS, condvar::ROLES)
         .add(crash::TESTS, crash::ROLES)
