@@ -81,7 +81,7 @@ use crate::wait::{Locks, Wait};
 
 mod core;
 
-use self::core::{Core, Host, Refused, Taken};
+use self::core::{Core, Host, Once, Refused, Taken};
 
 /// How many bytes of a mapping a mutex takes.
 pub const SIZE: usize = size_of::<Layout>();
@@ -181,6 +181,8 @@ impl Options {
 /// A handle to a mutex in shared memory. See the [module](self).
 ///
 /// It keeps the mapping. Threads share it by reference; every process opens its own.
+// In one cache line: all of it is used by each lock and unlock, and by no neighbour.
+#[repr(align(64))]
 pub struct Mutex {
     layout: NonNull<Layout>,
     inherits: bool,
@@ -321,11 +323,16 @@ impl Mutex {
         if !cfg!(sabotage = "mutex-no-pending") {
             thread.begin(&self.layout().node.word, self.inherits);
         }
-        let core = self.core();
-        if !core.take_free(thread.tid()) {
+        if !self.core().take_free(thread.tid()) {
             return self.lock_taken(thread, wait);
         }
-        match core.state() {
+        self.hold_sound(thread)
+    }
+
+    /// Where this thread has the word: keeps it if it is worth having.
+    #[inline(always)]
+    fn hold_sound(&self, thread: Thread) -> Result<Guard<'_>, LockError<Recovery<'_>>> {
+        match self.core().state() {
             Ok(()) => Ok(self.hold(thread, 0)),
             Err(refused) => self.go_without(thread, refused),
         }
@@ -357,12 +364,30 @@ impl Mutex {
         thread: Thread,
         wait: Wait<'_>,
     ) -> Result<Guard<'_>, LockError<Recovery<'_>>> {
+        if self.inherits {
+            return self.lock_further(thread, wait, false);
+        }
+        match self.core().sleep_once(thread.tid(), wait, &self.here()) {
+            Once::Taken => self.hold_sound(thread),
+            Once::Slept => self.lock_further(thread, wait, true),
+            Once::Awake => self.lock_further(thread, wait, false),
+        }
+    }
+
+    /// The same, where more is to do than to sleep once.
+    #[cold]
+    #[inline(never)]
+    fn lock_further(
+        &self,
+        thread: Thread,
+        wait: Wait<'_>,
+        slept: bool,
+    ) -> Result<Guard<'_>, LockError<Recovery<'_>>> {
         let taken = if self.inherits {
             self.take_with_priority(thread, wait)
         } else {
-            let cpu = &self.layout().node.own[CPU];
-            let here = Here { cpu, known: &self.known, start: Cell::new(None) };
-            self.core().lock(thread.tid(), wait, &here).map_err(LockError::from)
+            let taken = self.core().lock_taken(thread.tid(), wait, &self.here(), slept);
+            taken.map_err(LockError::from)
         };
         match taken {
             Ok(Taken::Clean) => Ok(self.hold(thread, 0)),
@@ -372,6 +397,11 @@ impl Mutex {
                 Err(refused)
             }
         }
+    }
+
+    #[inline(always)]
+    fn here(&self) -> Here<'_> {
+        Here { cpu: &self.layout().node.own[CPU], known: &self.known, start: Cell::new(None) }
     }
 
     /// Releases what is not worth having.
@@ -405,12 +435,12 @@ impl Mutex {
     #[inline(always)]
     pub(super) fn unlock_held(&self, last: impl FnOnce()) {
         let held = self.held.load(Ordering::Relaxed);
-        match Thread::of_generation((held >> 32) as u32) {
-            Some(thread) if held == thread.id() => {
+        match Thread::of_id(held) {
+            Some(thread) => {
                 last();
                 self.unlock(thread);
             }
-            _ => self.unlock_last(held, last),
+            None => self.unlock_last(held, last),
         }
     }
 
@@ -558,16 +588,9 @@ struct Here<'a> {
     start: Cell<Option<Instant>>,
 }
 
-impl Host for Here<'_> {
-    fn exists(&self, tid: u32) -> bool {
-        robust::exists(tid)
-    }
-
-    fn is_known(&self, tid: u32) -> bool {
-        // Relaxed: it stands for no other memory, and every thread may look by itself.
-        if self.known.load(Ordering::Relaxed) == tid {
-            return true;
-        }
+impl Here<'_> {
+    #[cold]
+    fn get_to_know(&self, tid: u32) -> bool {
         let exists = robust::exists(tid);
         if exists {
             self.known.store(tid, Ordering::Relaxed);
@@ -575,17 +598,32 @@ impl Host for Here<'_> {
         exists
     }
 
-    fn impatient(&self, sleeps: u32) -> bool {
+    /// After the first sleep.
+    #[cold]
+    fn has_waited_long(&self) -> bool {
         match self.start.get() {
             Some(start) => start.elapsed() >= PATIENCE,
-            // Whoever has its turn after one sleep does not read the clock.
             None => {
-                if sleeps > 0 {
-                    self.start.set(Some(Instant::now()));
-                }
+                self.start.set(Some(Instant::now()));
                 false
             }
         }
+    }
+}
+
+impl Host for Here<'_> {
+    fn exists(&self, tid: u32) -> bool {
+        robust::exists(tid)
+    }
+
+    fn is_known(&self, tid: u32) -> bool {
+        // Relaxed: it stands for no other memory, and every thread may look by itself.
+        self.known.load(Ordering::Relaxed) == tid || self.get_to_know(tid)
+    }
+
+    fn impatient(&self, sleeps: u32) -> bool {
+        // Whoever has its turn after one sleep does not read the clock.
+        sleeps > 0 && self.has_waited_long()
     }
 
     fn spins(&self) -> u32 {

@@ -113,6 +113,7 @@ impl Word for AtomicU32 {
         Self::fetch_and(self, bits, order)
     }
 
+    #[inline]
     fn sleep(&self, expected: u32, wait: Wait<'_>) -> Result<(), Stop> {
         word::sleep(self, expected, wait)
     }

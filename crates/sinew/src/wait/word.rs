@@ -46,7 +46,27 @@ pub(crate) enum Slept {
 /// look again: it was woken, the word had another value, or a signal came.
 ///
 /// The word may be in any shared mapping: the futex is not a private one.
+// Inlined where nothing bounds the wait: what runs between the wake-up and the caller is what another
+// process waits for that hands something over, and its code comes from afar after a sleep.
+#[inline]
 pub(crate) fn sleep(word: &AtomicU32, expected: u32, wait: Wait<'_>) -> Result<(), Stop> {
+    if !wait.is_unbounded() {
+        return sleep_within(word, expected, wait);
+    }
+    match futex::wait(word, flags(false), expected, None) {
+        Ok(()) => Ok(()),
+        Err(errno) => not_woken(errno),
+    }
+}
+
+#[cold]
+fn not_woken(errno: Errno) -> Result<(), Stop> {
+    outcome(Err(errno)).map(drop)
+}
+
+/// Sleeps so where a deadline or an interrupt ends it.
+#[inline(never)]
+fn sleep_within(word: &AtomicU32, expected: u32, wait: Wait<'_>) -> Result<(), Stop> {
     let left = wait.left()?;
     let entry = Entry { word, expected, private: false };
     match wait.interrupt {

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
-use rustix::thread::gettid;
+use rustix::thread::{CpuSet, gettid, sched_getaffinity, sched_setaffinity};
 use sinew::futex::{OWNER_DIED, TID_MASK, WAITERS};
 use sinew::mapping::{self, Mapping};
 use sinew::memfd::Memfd;
@@ -45,6 +45,7 @@ pub(crate) const TESTS: &[Test] = tests![
     an_heir_that_does_not_come_is_not_waited_for,
     priority_is_inherited_where_asked_for,
     a_lock_makes_no_system_call,
+    a_hand_over_is_one_sleep_and_one_wake,
     nobody_waits_long,
     what_is_no_mutex_is_refused,
 ];
@@ -92,6 +93,18 @@ fn member(link: &Link) {
             link.say("counted");
             continue;
         }
+        if let Some(turns) = words.strip_prefix("lend ") {
+            for turn in 1..=turns.parse::<u32>().unwrap() {
+                let guard = mutex.lock().unwrap();
+                until(|| word(&map).load(Ordering::Relaxed) & WAITERS != 0);
+                drop(guard);
+                let counter = map.atomic_u32_at(COUNTER).unwrap();
+                until(|| counter.load(Ordering::Relaxed) == turn);
+                until(|| word(&map).load(Ordering::Relaxed) == 0);
+            }
+            link.say("lent");
+            continue;
+        }
         if let Some(time) = words.strip_prefix("contend ") {
             let (turns, longest) = contend(&mutex, Duration::from_millis(time.parse().unwrap()));
             link.say(format!("{turns} {}", longest.as_micros()));
@@ -115,6 +128,12 @@ fn count(map: &Mapping) {
     let counter = map.atomic_u32_at(COUNTER).unwrap();
     let value = counter.load(Ordering::Relaxed);
     counter.store(value + 1, Ordering::Relaxed);
+}
+
+fn until(is_so: impl Fn() -> bool) {
+    while !is_so() {
+        std::thread::yield_now();
+    }
 }
 
 /// Takes turns as fast as it can. Gives how many, and the longest wait for one.
@@ -626,6 +645,37 @@ fn a_lock_makes_no_system_call() -> Result<(), Skip> {
         if !cfg!(debug_assertions) {
             assert!(steps.instructions_after <= 150, "{steps:?}");
         }
+    }
+    Ok(())
+}
+
+/// On one CPU, where nobody looks at the word for a while first.
+fn a_hand_over_is_one_sleep_and_one_wake() -> Result<(), Skip> {
+    const WARM: usize = 2;
+    let allowed = sched_getaffinity(None).unwrap();
+    let mut one = CpuSet::new();
+    one.set((0..CpuSet::MAX_CPU).find(|cpu| allowed.is_set(*cpu)).unwrap());
+    sched_setaffinity(None, &one).unwrap();
+
+    let (memfd, map, mutex) = made(Options::new());
+    let peer = a_member(&memfd);
+    let owner = peer.pid().as_raw_nonzero().get().unsigned_abs();
+    peer.say(format!("lend {}", WARM + 1));
+    let measured = steps::measure(WARM, || {
+        while word(&map).load(Ordering::Relaxed) != owner {
+            std::hint::spin_loop();
+        }
+        let guard = mutex.lock().unwrap();
+        count(&map);
+        drop(guard);
+    });
+    let Ok(steps) = measured else { return skip("no single-stepper here") };
+    peer.expect("lent");
+    let numbers: Vec<_> = steps.calls.iter().map(|call| call.number).collect();
+    assert_eq!(numbers, [libc::SYS_futex; 2]);
+    if !cfg!(debug_assertions) {
+        // From the wake-up to the end of `lock` and on to the next wake.
+        assert!(steps.calls[1].instructions_before <= 200, "{steps:?}");
     }
     Ok(())
 }

@@ -68,6 +68,16 @@ pub(super) enum Taken {
     OwnerDied,
 }
 
+/// What [`Core::sleep_once`] did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Once {
+    /// The caller has the word.
+    Taken,
+    Slept,
+    /// Nothing: something is not as usual.
+    Awake,
+}
+
 /// Why it was not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Refused {
@@ -92,9 +102,46 @@ impl<W: Word> Core<'_, W> {
         self.word.compare_exchange(0, me, SeqCst, Relaxed).is_ok()
     }
 
-    pub(super) fn lock(&self, me: u32, wait: Wait<'_>, host: &impl Host) -> Result<Taken, Refused> {
-        let taken =
-            if self.take_free(me) { Taken::Clean } else { self.lock_taken(me, wait, host)? };
+    /// What is usual where the word is not free and its owner cannot be running, in one piece: sleeps once, and
+    /// takes what a release left. `state` has to follow; else the rest, [`lock_taken`](Self::lock_taken).
+    // What runs here after the sleep is what the next owner is waited for, and its code comes from afar.
+    #[inline(always)]
+    pub(super) fn sleep_once(&self, me: u32, wait: Wait<'_>, host: &impl Host) -> Once {
+        let owner = self.word.load(Relaxed);
+        let marked = owner | WAITERS;
+        let usual = wait.is_unbounded()
+            && (1..=LAST_TID).contains(&owner)
+            && owner != me
+            && host.spins() == 0
+            && !host.impatient(0)
+            && host.is_known(owner)
+            && !cfg!(sabotage = "mutex-sleep-unseen");
+        if !usual || self.word.compare_exchange(owner, marked, Relaxed, Relaxed).is_err() {
+            return Once::Awake;
+        }
+        // Without a timer: see `take_turn`.
+        if self.word.sleep(marked, wait).is_ok()
+            && self.word.load(Relaxed) == 0
+            && self.take_seen(0, me, true)
+        {
+            return Once::Taken;
+        }
+        Once::Slept
+    }
+
+    /// Goes on where the word is not free, by one who has slept for it or not.
+    pub(super) fn lock_taken(
+        &self,
+        me: u32,
+        wait: Wait<'_>,
+        host: &impl Host,
+        mut slept: bool,
+    ) -> Result<Taken, Refused> {
+        let taken = self.take_turn(me, wait, host, &mut slept);
+        if taken.is_err() {
+            self.leave(me, slept);
+        }
+        let taken = taken?;
         if let Err(refused) = self.state() {
             self.unlock();
             return Err(refused);
@@ -156,15 +203,6 @@ impl<W: Word> Core<'_, W> {
         }
     }
 
-    fn lock_taken(&self, me: u32, wait: Wait<'_>, host: &impl Host) -> Result<Taken, Refused> {
-        let mut slept = false;
-        let taken = self.take_turn(me, wait, host, &mut slept);
-        if taken.is_err() {
-            self.leave(me, slept);
-        }
-        taken
-    }
-
     fn take_turn(
         &self,
         me: u32,
@@ -174,7 +212,7 @@ impl<W: Word> Core<'_, W> {
     ) -> Result<Taken, Refused> {
         let mut spins = host.spins();
         let mut pauses = 1;
-        let mut sleeps = 0;
+        let mut sleeps = u32::from(*slept);
         let mut left_to = 0;
         loop {
             // Acquire: with the release that `leave` and `hand_over` do, for `heir`.
@@ -187,19 +225,9 @@ impl<W: Word> Core<'_, W> {
                     self.word.sleep_and_look(seen, wait, COURTESY)?;
                     continue;
                 }
-                let mut new = seen | me;
-                // Forget the others: whoever has slept takes the word as if nobody else slept.
-                if *slept && !cfg!(sabotage = "mutex-forget-others") {
-                    new |= WAITERS;
-                }
-                // Forget the sleepers of the dead: the kernel wakes only one of them.
-                if seen & OWNER_DIED != 0 && cfg!(sabotage = "mutex-forget-sleepers-of-dead") {
-                    new &= !WAITERS;
-                }
-                if self.word.compare_exchange(seen, new, SeqCst, Relaxed).is_err() {
+                if !self.take_seen(seen, me, *slept) {
                     continue;
                 }
-                self.disinherit(me);
                 let died = seen & OWNER_DIED != 0;
                 return Ok(if died { Taken::OwnerDied } else { Taken::Clean });
             }
@@ -246,19 +274,41 @@ impl<W: Word> Core<'_, W> {
                 let look = FIRST_LOOK.saturating_mul(1 << sleeps.min(3)).min(LAST_LOOK);
                 self.word.sleep_and_look(marked, wait, look)?;
             }
-            // The kernel marks the word of a dead owner before its number is free. Where it did not,
-            // the number was never that of an owner.
-            if self.word.load(Relaxed) == marked
-                && !host.exists(owner)
-                && self.word.load(Relaxed) == marked
-            {
+            if self.word.load(Relaxed) == marked && self.is_nobodys(marked, host) {
                 return Err(Refused::Corrupt);
             }
             sleeps += 1;
         }
     }
 
+    /// Takes the word if it is still as it was seen, without an owner.
+    #[inline(always)]
+    fn take_seen(&self, seen: u32, me: u32, slept: bool) -> bool {
+        let mut new = seen | me;
+        // Forget the others: whoever has slept takes the word as if nobody else slept.
+        if slept && !cfg!(sabotage = "mutex-forget-others") {
+            new |= WAITERS;
+        }
+        // Forget the sleepers of the dead: the kernel wakes only one of them.
+        if seen & OWNER_DIED != 0 && cfg!(sabotage = "mutex-forget-sleepers-of-dead") {
+            new &= !WAITERS;
+        }
+        let taken = self.word.compare_exchange(seen, new, SeqCst, Relaxed).is_ok();
+        if taken {
+            self.disinherit(me);
+        }
+        taken
+    }
+
+    /// Whether the word is that of an owner who does not exist. The kernel marks the word of a dead owner
+    /// before its number is free; where it did not, the number was never that of an owner.
+    #[cold]
+    fn is_nobodys(&self, marked: u32, host: &impl Host) -> bool {
+        !host.exists(marked & TID_MASK) && self.word.load(Relaxed) == marked
+    }
+
     /// Whether a free word is to be left to an heir: once for each, while it exists.
+    #[cold]
     fn is_for_another(&self, me: u32, left_to: &mut u32, host: &impl Host) -> bool {
         let heir = self.heir.load(Relaxed);
         if heir == 0 || heir == me {
@@ -272,6 +322,7 @@ impl<W: Word> Core<'_, W> {
         false
     }
 
+    #[inline]
     fn disinherit(&self, heir: u32) {
         if self.heir.load(Relaxed) == heir {
             let _ = self.heir.compare_exchange(heir, 0, Relaxed, Relaxed);
@@ -280,6 +331,7 @@ impl<W: Word> Core<'_, W> {
 
     /// Goes without the lock. A wake-up that was meant for one of the sleepers, or the bit that a
     /// faster one dropped when it took the word, is passed on.
+    #[cold]
     fn leave(&self, me: u32, slept: bool) {
         self.disinherit(me);
         // By an operation that orders: who finds the word free after this finds no heir.

@@ -9,6 +9,28 @@ use loom::thread;
 use super::*;
 use crate::sync::word::model;
 
+/// The steps by which a mutex is locked.
+fn lock(
+    core: Core<'_, model::Word>,
+    me: u32,
+    wait: Wait<'_>,
+    world: &World,
+) -> Result<Taken, Refused> {
+    let slept = if core.take_free(me) {
+        None
+    } else {
+        match core.sleep_once(me, wait, world) {
+            Once::Taken => None,
+            Once::Slept => Some(true),
+            Once::Awake => Some(false),
+        }
+    };
+    if let Some(slept) = slept {
+        return core.lock_taken(me, wait, world, slept);
+    }
+    core.state().map(|()| Taken::Clean).inspect_err(|_| core.unlock())
+}
+
 /// A mutex and what it guards.
 struct Model {
     word: model::Word,
@@ -58,7 +80,7 @@ impl Model {
     }
 
     fn lock(&self, me: u32, world: &World) -> Result<Taken, Refused> {
-        self.core().lock(me, Wait::FOREVER, world)
+        lock(self.core(), me, Wait::FOREVER, world)
     }
 
     /// Changes what is guarded: loom reports whoever does so at the same time.
@@ -172,7 +194,7 @@ fn one_who_goes_without_passes_the_wake_up_on() {
         let bounded = Arc::clone(&mutex);
         let bounded = thread::spawn(move || {
             let wait = Wait::until(Instant::now());
-            match bounded.core().lock(3, wait, &IMPATIENT) {
+            match lock(bounded.core(), 3, wait, &IMPATIENT) {
                 Ok(_) => {
                     bounded.change();
                     bounded.core().unlock();
