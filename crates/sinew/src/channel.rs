@@ -96,6 +96,7 @@ mod sender;
 mod service;
 mod spin;
 mod wait_set;
+pub mod stats;
 
 pub use attach::{Attach, Awaited, End, Unattached};
 pub use counters::Counts;

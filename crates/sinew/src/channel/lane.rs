@@ -217,6 +217,10 @@ pub(crate) enum SideField {
     Rung = 4,
     /// The most bytes that were in the lane when it looked.
     HighWater = 5,
+    /// Of a queue's worker, how many messages it was done with, and how many bytes were in them. In a line of their own:
+    /// the others are read by senders.
+    Received = 8,
+    Bytes = 9,
 }
 
 impl Side {
@@ -233,6 +237,21 @@ impl Side {
         // SAFETY: a side has 256 bytes, and begins at a multiple of 128; everybody uses it as an atomic; the
         // map is kept.
         unsafe { &*words_at(self.base, field as usize * 8).cast::<AtomicU64>() }
+    }
+
+    /// Adds to what only its owner counts, who calls this.
+    #[inline]
+    pub(crate) fn count(&self, field: SideField, more: u64) {
+        let word = self.word(field);
+        word.store(word.load(Ordering::Relaxed).wrapping_add(more), Ordering::Relaxed);
+    }
+
+    /// Notes how full the lane was, if it never was so full.
+    pub(crate) fn note_fill(&self, fill: u64) {
+        let high = self.word(SideField::HighWater);
+        if fill > high.load(Ordering::Relaxed) {
+            high.store(fill, Ordering::Relaxed);
+        }
     }
 
     /// The same, with its doorbell.

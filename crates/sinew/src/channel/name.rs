@@ -39,6 +39,7 @@ use crate::unix::{self, Address, Seqpacket, Socket};
 use crate::wait::{Connects, Locks, Wait, Waits};
 
 pub(crate) use listener::Listener;
+pub(crate) use survivor::who;
 
 /// How many bytes a name may have.
 pub(crate) const LONGEST: usize = 200;
@@ -78,7 +79,7 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
-    const fn of(stat: &Stat) -> Self {
+    pub(crate) const fn of(stat: &Stat) -> Self {
         let made =
             (stat.st_mtime as u64).wrapping_mul(1_000_000_000).wrapping_add(stat.st_mtime_nsec);
         Self { device: stat.st_dev, inode: stat.st_ino, made }

@@ -5,14 +5,16 @@ use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 use super::lane::{Side, SideField};
 use super::memory::Atom;
 
-/// Whether somebody is at a side.
+/// Whether somebody is at an end of a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Presence {
+pub enum Presence {
     /// Nobody was there yet.
     Never,
+    /// It is there; it may have died just now.
     Here,
     /// It left in order.
     Left,
+    /// It died, as a survivor has seen.
     Died,
 }
 
@@ -24,7 +26,17 @@ pub(crate) struct Seen {
     pub(crate) turn: u64,
 }
 
-const KINDS: u64 = 2;
+pub(super) const KINDS: u64 = 2;
+
+/// The kind in a word.
+pub(super) const fn kind_of(word: u64) -> Presence {
+    match word & ((1 << KINDS) - 1) {
+        0 => Presence::Never,
+        1 => Presence::Here,
+        2 => Presence::Left,
+        _ => Presence::Died,
+    }
+}
 
 impl Seen {
     pub(crate) fn at(side: &Side) -> Self {
@@ -34,13 +46,7 @@ impl Seen {
     pub(crate) fn of(word: &impl Atom) -> Self {
         // Partner: `say_in`. What the other did before it left is seen.
         let word = word.load(Acquire);
-        let presence = match word & ((1 << KINDS) - 1) {
-            0 => Presence::Never,
-            1 => Presence::Here,
-            2 => Presence::Left,
-            _ => Presence::Died,
-        };
-        Self { presence, turn: word >> KINDS }
+        Self { presence: kind_of(word), turn: word >> KINDS }
     }
 
     /// Says that whoever is here is dead, as is proven, unless somebody else is here by now: `replaced` looks for that.

@@ -20,7 +20,7 @@ use super::memory::{Memory, ReceiverField};
 use super::options;
 use super::presence::{Presence, Seen};
 use super::ring::{Corrupt, Receiving, Record};
-use super::spin;
+use super::{spin, stats};
 use crate::error::{RecvError, Result};
 use crate::fork::Origin;
 use crate::mapping::Mapping;
@@ -70,6 +70,8 @@ enum Sight {
 /// The receiving end of one lane.
 struct End {
     lane: Lane,
+    /// Whose words are those of the whole receiver.
+    own: Side,
     sender: Side,
     ring: Receiving,
     rung: Cell<Rung>,
@@ -107,7 +109,7 @@ impl Receiver {
     ) -> Result<Self, Corrupt> {
         own.word(SideField::Sleeping).store(0, Relaxed);
         let last = own.word(SideField::Sleeps).load(Relaxed);
-        let ends = lanes.into_iter().map(|lane| End::attach(lane, senders, fencing));
+        let ends = lanes.into_iter().map(|lane| End::attach(lane, &own, senders, fencing));
         let ends = ends.collect::<Result<Box<[End]>, Corrupt>>()?;
         let receiver = Self {
             ends,
@@ -152,6 +154,18 @@ impl Receiver {
     #[must_use]
     pub fn counts(&self, lane: u32) -> Option<Counts> {
         self.ends.get(lane as usize).map(|end| Counts::of(&end.lane))
+    }
+
+    /// What is counted of this receiver: see [`stats`].
+    #[must_use]
+    pub fn stats(&self) -> stats::Receiver {
+        let counts = |end: &End| {
+            [ReceiverField::Received, ReceiverField::Bytes]
+                .map(|field| end.lane.receiver(field).load(Relaxed))
+                .into()
+        };
+        let lanes = self.ends.iter().map(counts);
+        stats::Receiver::of_lanes(&|field| self.own.word(field).load(Relaxed), lanes)
     }
 
     /// A descriptor that is readable while there may be a message, to be polled beside others: after a
@@ -303,7 +317,12 @@ impl Receiver {
 }
 
 impl End {
-    fn attach(lane: Lane, event: Option<&Event>, fencing: Fencing) -> Result<Self, Corrupt> {
+    fn attach(
+        lane: Lane,
+        own: &Side,
+        event: Option<&Event>,
+        fencing: Fencing,
+    ) -> Result<Self, Corrupt> {
         let (ring, given) = Receiving::resume(&lane)?;
         let sender = lane.sender_side().with_event(event);
         let first = ring.head();
@@ -315,6 +334,7 @@ impl End {
         };
         Ok(Self {
             lane,
+            own: own.clone(),
             sender,
             ring,
             rung: Cell::default(),
@@ -362,6 +382,7 @@ impl End {
         let mut rung = self.rung.get();
         if self.sender.ring_if_asleep(&mut rung, self.fencing) {
             self.rung.set(rung);
+            self.own.count(SideField::Rung, 1);
         }
     }
 

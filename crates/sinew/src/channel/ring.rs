@@ -193,18 +193,23 @@ impl Sending {
     /// Finds room for a message of so many bytes, which are then written, and committed.
     #[inline]
     pub(crate) fn reserve<M: Memory>(&self, memory: &M, len: u64) -> Result<Room, NoRoom> {
+        self.known_room(len).map_or_else(|| self.look(memory, len), Ok)
+    }
+
+    /// Room that is known to be free without a look at the receiver's head.
+    #[inline]
+    pub(crate) fn known_room(&self, len: u64) -> Option<Room> {
         let tail = self.tail.get();
         // In this order nothing overflows, whatever the length.
-        if len <= to_end(tail, self.capacity) - HEADER && need(tail, len) <= self.limit.get() {
-            return Ok(Room { at: tail + HEADER, len });
-        }
-        self.look(memory, len)
+        let fits =
+            len <= to_end(tail, self.capacity) - HEADER && need(tail, len) <= self.limit.get();
+        fits.then_some(Room { at: tail + HEADER, len })
     }
 
     /// The same after a look at the receiver's head, with padding where the end of the memory is near.
     #[cold]
     #[inline(never)]
-    fn look<M: Memory>(&self, memory: &M, len: u64) -> Result<Room, NoRoom> {
+    pub(crate) fn look<M: Memory>(&self, memory: &M, len: u64) -> Result<Room, NoRoom> {
         if len > self.most() {
             return Err(NoRoom::TooBig);
         }

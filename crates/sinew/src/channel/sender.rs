@@ -6,7 +6,7 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Relaxed, Release};
+use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::attach::{Events, private};
 use super::bell::{Rung, Sleeps};
@@ -20,7 +20,7 @@ use super::memory::{Memory, SenderField};
 use super::options::{self, Full};
 use super::presence::{Presence, Seen};
 use super::ring::{Corrupt, NoRoom, Room, Sending};
-use super::spin;
+use super::{spin, stats};
 use crate::error::{Error, ErrorKind, Result, SendError};
 use crate::fork::Origin;
 use crate::mapping::Mapping;
@@ -135,6 +135,17 @@ impl Sender {
         Counts::of(&self.lane)
     }
 
+    /// What is counted of this lane: see [`stats`].
+    #[must_use]
+    pub fn stats(&self) -> stats::Lane {
+        let receiver = |field| self.lane.receiver(field).load(Acquire);
+        stats::Lane::of(
+            &|field| self.lane.sender(field).load(Acquire),
+            &|field| self.own.word(field).load(Acquire),
+            Some((self.lane.capacity(), &receiver)),
+        )
+    }
+
     /// A descriptor that is readable while there may be room, to be polled beside others: after a
     /// [`try_send`](Sends::try_send) said [`Full`](SendError::Full), it becomes readable when there is room for that message, or nobody
     /// can receive any more. Not for a call to read or write: only to poll. Taking it twice gives the same.
@@ -157,19 +168,22 @@ impl Sender {
         if !self.origin.is_here() {
             return Err(SendError::Forked);
         }
-        match self.ring.reserve(&self.lane, len as u64) {
-            Ok(room) => Ok(room),
-            Err(why) => self.wait_for_room(len, why, wait),
+        match self.ring.known_room(len as u64) {
+            Some(room) => Ok(room),
+            None => self.wait_for_room(len, wait),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn wait_for_room(&self, len: usize, why: NoRoom, wait: Wait<'_>) -> Result<Room, SendError> {
-        match why {
-            NoRoom::TooBig => return Err(SendError::TooBig { limit: self.max_message() }),
-            NoRoom::Corrupt => return Err(SendError::Corrupt),
-            NoRoom::Until(_) => {}
+    fn wait_for_room(&self, len: usize, wait: Wait<'_>) -> Result<Room, SendError> {
+        let room = self.ring.look(&self.lane, len as u64);
+        self.own.note_fill(self.ring.fill());
+        match room {
+            Ok(room) => return Ok(room),
+            Err(NoRoom::TooBig) => return Err(SendError::TooBig { limit: self.max_message() }),
+            Err(NoRoom::Corrupt) => return Err(SendError::Corrupt),
+            Err(NoRoom::Until(_)) => {}
         }
         // Padding may have been committed.
         if !cfg!(sabotage = "send-silent-padding") {
@@ -221,10 +235,7 @@ impl Sender {
         let ring = &self.ring;
         let before = ring.tail();
         let room = ring.reserve(&self.lane, len as u64);
-        let high = self.own.word(SideField::HighWater);
-        if ring.fill() > high.load(Relaxed) {
-            high.store(ring.fill(), Relaxed);
-        }
+        self.own.note_fill(ring.fill());
         if ring.tail() != before && !cfg!(sabotage = "send-silent-padding") {
             self.published();
         }
@@ -248,14 +259,8 @@ impl Sender {
         let rang = self.peer.ring_if_asleep(&mut rung, self.fencing);
         if rang {
             self.rung.set(rung);
-            self.rang();
+            self.own.count(SideField::Rung, 1);
         }
-    }
-
-    #[cold]
-    fn rang(&self) {
-        let count = self.own.word(SideField::Rung);
-        count.store(count.load(Relaxed).wrapping_add(1), Relaxed);
     }
 
     #[inline]

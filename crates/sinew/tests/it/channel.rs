@@ -5,6 +5,7 @@
 pub(crate) mod drops;
 pub(crate) mod ends;
 pub(crate) mod hostile;
+pub(crate) mod stats;
 pub(crate) mod steady;
 
 use std::mem::ManuallyDrop;

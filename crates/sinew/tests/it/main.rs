@@ -72,6 +72,7 @@ fn main() -> ExitCode {
         .add(channel::ends::TESTS, channel::ends::ROLES)
         .add(channel::drops::TESTS, channel::drops::ROLES)
         .add(channel::hostile::TESTS, channel::hostile::ROLES)
+        .add(channel::stats::TESTS, channel::stats::ROLES)
         .add(channel::steady::TESTS, channel::steady::ROLES)
         .add(channel_members::TESTS, channel_members::ROLES)
         .add(channel_members::heirs::TESTS, channel_members::heirs::ROLES)

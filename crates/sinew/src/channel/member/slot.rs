@@ -222,7 +222,7 @@ impl Holder {
         Self(slot as u32 + 1)
     }
 
-    pub(super) const fn from_word(word: u32) -> Self {
+    pub(crate) const fn from_word(word: u32) -> Self {
         Self(word)
     }
 

@@ -65,7 +65,7 @@ fn takes_part(process: &Path, memory: &Path, identity: Identity) -> Option<bool>
 }
 
 /// What a process, as a member, says about itself: its number in its own pid namespace, that, and when it started.
-fn who(process: &Path) -> Option<(u32, u64, u64)> {
+pub(crate) fn who(process: &Path) -> Option<(u32, u64, u64)> {
     let status = fs::read_to_string(process.join("status")).ok()?;
     let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
     let pid = numbers.split_whitespace().next_back()?.parse().ok()?;

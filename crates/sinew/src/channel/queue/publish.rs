@@ -167,19 +167,26 @@ impl Publishing {
     /// Finds room for a message of so many bytes: the offset at which they are then written, before it is committed.
     #[inline]
     pub(super) fn reserve<T: Table>(&mut self, table: &T, len: u64) -> Result<u64, NoRoom> {
-        if len > self.most() {
-            return Err(NoRoom::TooBig);
-        }
-        if self.next < self.slots_up_to && room_for(len) <= self.free_up_to - self.at {
-            return Ok(self.at);
-        }
-        self.look(table, room_for(len))
+        self.known_room(len).map_or_else(|| self.look(table, len), Ok)
+    }
+
+    /// Room that is known to be free without a look at what is done.
+    #[inline]
+    pub(super) fn known_room(&self, len: u64) -> Option<u64> {
+        let fits = len <= self.most()
+            && self.next < self.slots_up_to
+            && room_for(len) <= self.free_up_to - self.at;
+        fits.then_some(self.at)
     }
 
     /// The same after a look at what is done.
     #[cold]
     #[inline(never)]
-    fn look<T: Table>(&mut self, table: &T, size: u64) -> Result<u64, NoRoom> {
+    pub(super) fn look<T: Table>(&mut self, table: &T, len: u64) -> Result<u64, NoRoom> {
+        if len > self.most() {
+            return Err(NoRoom::TooBig);
+        }
+        let size = room_for(len);
         self.collect(table)?;
         self.find_slot(table)?;
         self.find_memory(table, size)?;

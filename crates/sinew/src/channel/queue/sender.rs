@@ -23,7 +23,7 @@ use crate::channel::memory::Memory;
 use crate::channel::options::{self, Full};
 use crate::channel::presence::{Presence, Seen};
 use crate::channel::ring::Corrupt;
-use crate::channel::spin;
+use crate::channel::{spin, stats};
 use crate::error::{Error, ErrorKind, Result, SendError};
 use crate::fork::Origin;
 use crate::mapping::Mapping;
@@ -126,6 +126,16 @@ impl Sender {
         self.core.borrow().sent()
     }
 
+    /// What is counted of this lane: see [`stats`].
+    #[must_use]
+    pub fn stats(&self) -> stats::Lane {
+        stats::Lane::of(
+            &|field| self.slots.lane.sender(field).load(Relaxed),
+            &|field| self.own.word(field).load(Relaxed),
+            None,
+        )
+    }
+
     /// The most bytes that a message can have.
     #[must_use]
     pub fn max_message(&self) -> usize {
@@ -138,20 +148,27 @@ impl Sender {
         if !self.origin.is_here() {
             return Err(SendError::Forked);
         }
-        let room = self.core.borrow_mut().reserve(&self.slots, len as u64);
+        let room = self.core.borrow().known_room(len as u64);
         match room {
-            Ok(at) => Ok(at),
-            Err(why) => self.wait_for_room(len, why, wait),
+            Some(at) => Ok(at),
+            None => self.wait_for_room(len, wait),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn wait_for_room(&self, len: usize, why: NoRoom, wait: Wait<'_>) -> Result<u64, SendError> {
-        match why {
-            NoRoom::TooBig => return Err(SendError::TooBig { limit: self.max_message() }),
-            NoRoom::Corrupt => return Err(SendError::Corrupt),
-            NoRoom::Yet => {}
+    fn wait_for_room(&self, len: usize, wait: Wait<'_>) -> Result<u64, SendError> {
+        let room = {
+            let mut core = self.core.borrow_mut();
+            let room = core.look(&self.slots, len as u64);
+            self.own.note_fill(core.fill());
+            room
+        };
+        match room {
+            Ok(at) => return Ok(at),
+            Err(NoRoom::TooBig) => return Err(SendError::TooBig { limit: self.max_message() }),
+            Err(NoRoom::Corrupt) => return Err(SendError::Corrupt),
+            Err(NoRoom::Yet) => {}
         }
         if self.full != Full::Block || wait.is_never() {
             let found = self.look(len).or_else(|| {
@@ -176,10 +193,7 @@ impl Sender {
         let gone = self.workers.are_gone(self.successor);
         let mut core = self.core.borrow_mut();
         let room = core.reserve(&self.slots, len as u64);
-        let high = self.own.word(SideField::HighWater);
-        if core.fill() > high.load(Relaxed) {
-            high.store(core.fill(), Relaxed);
-        }
+        self.own.note_fill(core.fill());
         match room {
             Ok(at) => Some(Ok(at)),
             Err(NoRoom::Yet) => gone.then_some(Err(SendError::Closed)),
@@ -195,14 +209,8 @@ impl Sender {
         spin::tell_cpu(&self.own, &mut told);
         self.told_cpu.set(told);
         if crew::wake_one(&self.workers, self.fencing) {
-            self.rang();
+            self.own.count(SideField::Rung, 1);
         }
-    }
-
-    #[cold]
-    fn rang(&self) {
-        let count = self.own.word(SideField::Rung);
-        count.store(count.load(Relaxed).wrapping_add(1), Relaxed);
     }
 }
 

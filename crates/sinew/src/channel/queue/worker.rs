@@ -26,7 +26,7 @@ use crate::channel::memory::Memory;
 use crate::channel::options;
 use crate::channel::presence::{Presence, Seen};
 use crate::channel::ring::Corrupt;
-use crate::channel::spin;
+use crate::channel::{spin, stats};
 use crate::error::{Error, ErrorKind, RecvError, Result};
 use crate::fork::Origin;
 use crate::mapping::Mapping;
@@ -48,6 +48,7 @@ pub struct Worker {
     who: Who,
     /// How many messages it has.
     has: Cell<usize>,
+    own: Side,
     recovery: Recovery,
     doorbell: Doorbell,
     told_cpu: Cell<u32>,
@@ -90,10 +91,10 @@ impl Worker {
         successor: Successor,
     ) -> Self {
         let recovery = Recovery::of(map, shape, events);
-        let own = recovery.workers.side(index);
+        let own = recovery.workers.side(index).clone();
         // Whoever slept here before is gone.
         own.word(SideField::Sleeping).store(0, Relaxed);
-        let turn = Seen::at(own).turn + 1;
+        let turn = Seen::at(&own).turn + 1;
         let who = Who::new(index, turn);
         crew::clear(&recovery.workers, index);
         let end = |(slots, sender): (&Slots, &Side)| End {
@@ -109,6 +110,7 @@ impl Worker {
             index,
             who,
             has: Cell::new(0),
+            own,
             doorbell: Doorbell::default(),
             told_cpu: Cell::new(0),
             fencing: Fencing::of(shape.kernel_fences),
@@ -118,7 +120,7 @@ impl Worker {
             recovery,
             member,
         };
-        Seen { presence: Presence::Here, turn }.say(worker.own());
+        Seen { presence: Presence::Here, turn }.say(&worker.own);
         // If the one before died, and nobody did this for it.
         worker.recovery.hand_on(Dead::Before(who));
         worker
@@ -153,7 +155,7 @@ impl Worker {
     /// # Errors
     /// [`Unsupported`](ErrorKind::Unsupported) where there is none: for [`open_in`](Self::open_in).
     pub fn doorbell(&self) -> Result<BorrowedFd<'_>> {
-        self.doorbell.take(self.own())
+        self.doorbell.take(&self.own)
     }
 
     /// Whether it waits for further senders when all have left, instead of being told
@@ -179,13 +181,15 @@ impl Worker {
         }
     }
 
+    /// What is counted of this worker: see [`stats`].
+    #[must_use]
+    pub fn stats(&self) -> stats::Receiver {
+        stats::Receiver::of_worker(&|field| self.own.word(field).load(Relaxed))
+    }
+
     /// The messages that were set aside, to be received by themselves.
     pub const fn aside(&self) -> Aside<'_> {
         Aside { worker: self }
-    }
-
-    fn own(&self) -> &Side {
-        self.recovery.workers.side(self.index)
     }
 
     /// The next message of at most `most` bytes.
@@ -224,12 +228,11 @@ impl Worker {
             return found;
         }
         self.rest();
-        let sleeps = self.own().word(SideField::Sleeps);
-        sleeps.store(sleeps.load(Relaxed).wrapping_add(1), Relaxed);
+        self.own.count(SideField::Sleeps, 1);
         if which == Which::Aside {
             // Senders do not ring for it, only whoever sets something aside, who rings for all.
             let (sleeping, sleeps) = (&AtomicU64::new(0), &AtomicU64::new(0));
-            let nobodys = Bell { sleeping, sleeps, word: self.own().bell().word };
+            let nobodys = Bell { sleeping, sleeps, word: self.own.bell().word };
             let found = nobodys.sleep_until(&mut Sleeps::default(), self.fencing, wait, look);
             return found.unwrap_or_else(|stop| Err(RecvError::from(stop)));
         }
@@ -249,9 +252,9 @@ impl Worker {
             return None;
         }
         let workers = &self.recovery.workers;
-        let last = self.own().word(SideField::Sleeps).load(Relaxed);
+        let last = self.own.word(SideField::Sleeps).load(Relaxed);
         let (sleeps, tell) = (Cell::new(Sleeps { last }), || crew::set(workers, self.index));
-        let found = self.doorbell.arm_with(self.own(), &sleeps, self.fencing, tell, look);
+        let found = self.doorbell.arm_with(&self.own, &sleeps, self.fencing, tell, look);
         if found.is_some() {
             crew::clear(workers, self.index);
         }
@@ -262,7 +265,7 @@ impl Worker {
     #[inline]
     fn rest(&self) {
         if self.doorbell.is_armed() {
-            self.doorbell.rest(self.own());
+            self.doorbell.rest(&self.own);
             crew::clear(&self.recovery.workers, self.index);
         }
     }
@@ -312,7 +315,7 @@ impl Worker {
     #[inline]
     fn tell_cpu(&self) {
         let mut told = self.told_cpu.get();
-        spin::tell_cpu(self.own(), &mut told);
+        spin::tell_cpu(&self.own, &mut told);
         self.told_cpu.set(told);
     }
 
@@ -322,11 +325,19 @@ impl Worker {
         let mut rung = end.rung.get();
         if end.sender.ring_if_asleep(&mut rung, self.fencing) {
             end.rung.set(rung);
+            self.own.count(SideField::Rung, 1);
         }
         // After the fence in there. Partner: `is_over`, of who sleeps.
         if Seen::at(&end.sender).presence != Presence::Here {
             crew::wake_those_asleep(&self.recovery.workers);
         }
+    }
+
+    /// This worker is done with a message. Who dies before has one less counted.
+    #[inline]
+    fn count(&self, job: &Taken) {
+        self.own.count(SideField::Received, 1);
+        self.own.count(SideField::Bytes, job.place.len);
     }
 
     #[inline]
@@ -335,6 +346,9 @@ impl Worker {
         let len = job.place.len as usize;
         end.slots.lane.read(job.place.offset, &mut buf[..len]);
         let own = slots::release(&end.slots, job);
+        if own {
+            self.count(job);
+        }
         self.settled(end);
         self.tell_cpu();
         // Somebody took this worker for dead, and the message is another's.
@@ -403,8 +417,8 @@ impl Drop for Worker {
             // Jobs that were forgotten.
             self.recovery.hand_on(Dead::This(self.who));
         }
-        let turn = Seen::at(self.own()).turn;
-        Seen { presence: Presence::Left, turn }.say(self.own());
+        let turn = Seen::at(&self.own).turn;
+        Seen { presence: Presence::Left, turn }.say(&self.own);
         self.recovery.ring_senders();
     }
 }
@@ -514,7 +528,9 @@ impl Drop for Job<'_> {
             self.back();
         } else if worker.origin.is_here() {
             worker.has.set(worker.has.get() - 1);
-            slots::release(&end.slots, &self.taken);
+            if slots::release(&end.slots, &self.taken) {
+                worker.count(&self.taken);
+            }
             worker.settled(end);
         }
     }
