@@ -51,6 +51,10 @@
 //! A process that has such an end has one service thread, which lets newcomers in, notices deaths and takes the name over when
 //! its holder is gone. It touches no message. A program with a loop of its own can do that work there: [`without_thread`].
 //!
+//! # Of a type
+//! Values that mean the same in every process are messages as they lie, and their layout is checked when an end is attached:
+//! [`Options::typed`].
+//!
 //! # Many at once
 //! A [`WaitSet`] waits for several channels, and any other descriptors, in one call.
 //!
@@ -95,6 +99,7 @@ mod sender;
 #[allow(dead_code, reason = "what its tests look at")]
 mod service;
 mod spin;
+mod typed;
 mod wait_set;
 pub mod stats;
 
@@ -104,4 +109,8 @@ pub use options::{Full, Options};
 pub use receiver::{MOST_BORROWED, Message, Receiver};
 pub use sender::{Loan, Sender};
 pub use service::{serve, service_fd, without_thread};
+pub use typed::{
+    Payload, Type, Typed, TypedLoan, TypedMessage, TypedOptions, TypedReceiver, TypedSender,
+    Versions,
+};
 pub use wait_set::{WaitSet, Watch};

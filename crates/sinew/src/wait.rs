@@ -20,6 +20,7 @@
 //! Deadlines are of CLOCK_MONOTONIC, as [`Instant`] is: setting the clock of the host changes no
 //! wait. EINTR never reaches the caller; it is retried with the same deadline.
 
+mod values;
 mod verbs;
 pub(crate) mod word;
 
@@ -32,6 +33,7 @@ use rustix::io::Errno;
 
 use crate::error::{Error, Result, SendError, Stop};
 
+pub use values::{LoansValues, ReceivesValues, SendsValues};
 pub use verbs::{
     Accepts, Borrows, ByteStream, Connects, Exact, Loans, Locks, Opens, Receives, Sends, Waits,
 };

@@ -14,12 +14,13 @@ use super::Options;
 use super::doorbell::Event;
 use super::folder::Folder;
 use super::layout::Shape;
-use super::member::{FACTS, Hello, MOST_MORE, Member, NAME, Object, Role, Shared, TYPES, Welcome};
+use super::member::{FACTS, Hello, MOST_MORE, Member, NAME, Object, Role, Shared, Welcome};
 use super::name::{Claimed, Connection, Name, orphaned};
 use super::options;
 use super::queue;
 use super::receiver::Receiver;
 use super::sender::Sender;
+use super::typed::{self, Type};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mapping::Mapping;
 use crate::mechanism::Mechanism;
@@ -46,7 +47,7 @@ impl End for queue::Sender {}
 impl End for queue::Worker {}
 
 pub(super) mod private {
-    use super::{Arc, Events, Mapping, Member, Result, Role, Shape};
+    use super::{Arc, Events, Mapping, Member, Result, Role, Shape, Type};
 
     pub trait End: Sized {
         #[doc(hidden)]
@@ -55,6 +56,10 @@ pub(super) mod private {
 
         #[doc(hidden)]
         const OF_QUEUE: bool;
+
+        /// The types of messages that it takes; none for bytes.
+        #[doc(hidden)]
+        const TYPES: &'static [Type] = &[];
 
         #[doc(hidden)]
         #[allow(private_interfaces, reason = "nobody outside can name them")]
@@ -116,7 +121,7 @@ impl<E: End> Attach<E> {
     ///
     /// # Errors
     /// [`NotFound`](ErrorKind::NotFound) if there is none; [`InUse`](ErrorKind::InUse) if it has a receiver, or as many
-    /// senders or workers as it can have; [`Mismatch`](ErrorKind::Mismatch) if it is of another pattern or version, or not
+    /// senders or workers as it can have; [`Mismatch`](ErrorKind::Mismatch) if it is of another pattern, version or [type](Options::typed), or not
     /// [`full`](Options::full) in the way that was said;
     /// [`TimedOut`](ErrorKind::TimedOut) if its holder does not answer, naming it.
     pub fn open(&self, name: impl AsRef<OsStr>) -> Result<E> {
@@ -207,7 +212,7 @@ impl<E: End> Attach<E> {
             role: E::ROLE,
             lane: None,
             name: self.durable,
-            types: [0; TYPES],
+            types: typed::accepted(E::TYPES),
             facts: [0; FACTS],
             pid: 0,
             namespace: 0,
@@ -223,7 +228,8 @@ impl<E: End> Attach<E> {
                 let (table, more) = (ties.table()?, events.shared());
                 found = Some((map, shape, events));
                 Ok((table, ties, more))
-            })?;
+            });
+        let member = member.map_err(|error| typed::named(error, E::TYPES))?;
         let (map, shape, events) = found.ok_or_else(|| damaged("join"))?;
         E::attach(&map, &shape, &events, member, true)
     }
@@ -362,7 +368,11 @@ fn open_memory<E: End>(memory: &OwnedFd) -> Result<(Arc<Mapping>, Shape)> {
         Error::os("attach", errno).on(Mechanism::Channel)
     })?)?;
     let map = Arc::new(memfd.map()?);
-    let shape = if E::OF_QUEUE { options::open_queue(&map) } else { options::open(&map) }?;
+    let shape = if E::OF_QUEUE {
+        options::open_queue(&map, E::TYPES)
+    } else {
+        options::open(&map, E::TYPES)
+    }?;
     Ok((map, shape))
 }
 

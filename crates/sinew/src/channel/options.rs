@@ -10,6 +10,7 @@ use super::queue::{self, MOST_DELIVERIES, MOST_SLOTS, MOST_WORKERS};
 use super::receiver::Receiver;
 use super::ring::{self, Corrupt};
 use super::sender::Sender;
+use super::typed::{self, Type, Typed, TypedOptions};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mapping::Mapping;
 use crate::mechanism::Mechanism;
@@ -52,6 +53,8 @@ pub struct Options {
     full: Option<Full>,
     pub(super) slots: u32,
     pub(super) deliveries: u32,
+    /// Of the messages; zero for bytes.
+    pub(super) type_hash: u64,
 }
 
 /// Who sends to whom.
@@ -81,7 +84,14 @@ impl Options {
     }
 
     const fn of(pattern: Pattern) -> Self {
-        Self { pattern, capacity: CAPACITY, full: None, slots: SLOTS, deliveries: DELIVERIES }
+        Self {
+            pattern,
+            capacity: CAPACITY,
+            full: None,
+            slots: SLOTS,
+            deliveries: DELIVERIES,
+            type_hash: 0,
+        }
     }
 
     /// How many bytes of messages that nobody has received yet there is room for, for each sender: rounded up to a
@@ -97,6 +107,12 @@ impl Options {
     pub const fn full(mut self, full: Full) -> Self {
         self.full = Some(full);
         self
+    }
+
+    /// With messages of a type: values or slices of a [`Plain`](crate::shared::Plain) type, or for a receiver several
+    /// [`versions!`](crate::versions) of one. See [`TypedOptions`].
+    pub const fn typed<V: Typed + ?Sized>(self) -> TypedOptions<V> {
+        TypedOptions::new(self)
     }
 
     pub(super) const fn policy(&self) -> Full {
@@ -242,7 +258,7 @@ impl Options {
             capacity: self.capacity.max(4096).next_power_of_two(),
             slots: if is_queue { slots.next_power_of_two().max(FEWEST_SLOTS) } else { 0 },
             deliveries: if is_queue { deliveries } else { 0 },
-            type_hash: 0,
+            type_hash: self.type_hash,
             kernel_fences: false,
         })
     }
@@ -255,21 +271,23 @@ impl Shape {
     }
 }
 
-/// Reads what channel is in a map, to attach to it.
-pub(super) fn open(map: &Arc<Mapping>) -> Result<Shape> {
-    let shape = open_any(map)?;
+/// Reads what channel is in a map, to attach an end to it that takes these types.
+pub(super) fn open(map: &Arc<Mapping>, types: &[Type]) -> Result<Shape> {
+    let shape = open_any(map, types)?;
     if shape.slots == 0 { Ok(shape) } else { Err(other("a queue")) }
 }
 
 /// The same for a queue.
-pub(super) fn open_queue(map: &Arc<Mapping>) -> Result<Shape> {
-    let shape = open_any(map)?;
+pub(super) fn open_queue(map: &Arc<Mapping>, types: &[Type]) -> Result<Shape> {
+    let shape = open_any(map, types)?;
     if shape.slots == 0 { Err(other("no queue")) } else { Ok(shape) }
 }
 
-fn open_any(map: &Arc<Mapping>) -> Result<Shape> {
+fn open_any(map: &Arc<Mapping>, types: &[Type]) -> Result<Shape> {
     usable(map, "open")?;
-    Shape::read(map)
+    let shape = Shape::read(map)?;
+    typed::check_type(types, &shape)?;
+    Ok(shape)
 }
 
 #[cold]

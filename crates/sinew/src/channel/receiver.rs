@@ -20,6 +20,7 @@ use super::memory::{Memory, ReceiverField};
 use super::options;
 use super::presence::{Presence, Seen};
 use super::ring::{Corrupt, Receiving, Record};
+use super::typed::Type;
 use super::{spin, stats};
 use crate::error::{RecvError, Result};
 use crate::fork::Origin;
@@ -143,11 +144,21 @@ impl Receiver {
     /// As long as the channel is in use, every process that can write the memory uses it only as a channel of this library, and
     /// nobody else receives from it.
     pub unsafe fn open_in(map: &Arc<Mapping>) -> Result<Self> {
-        let shape = options::open(map)?;
+        // SAFETY: the caller's.
+        unsafe { Self::open_of(map, &[]) }.map(|(receiver, _)| receiver)
+    }
+
+    /// The same for messages of one of these types. Gives the hash of that one, too.
+    ///
+    /// # Safety
+    /// As for `open_in`.
+    pub(super) unsafe fn open_of(map: &Arc<Mapping>, types: &[Type]) -> Result<(Self, u64)> {
+        let shape = options::open(map, types)?;
         let lanes = (0..shape.lanes).map(|index| Lane::of(map, &shape, index)).collect();
         let own = Side::of_receiver(map, &shape, 0);
         let fencing = Fencing::of(shape.kernel_fences);
-        Self::attach(lanes, own, None, fencing, None, true).map_err(options::damaged)
+        let receiver = Self::attach(lanes, own, None, fencing, None, true);
+        Ok((receiver.map_err(options::damaged)?, shape.type_hash))
     }
 
     /// What became of the messages of a lane. None if there is no such lane.

@@ -20,6 +20,7 @@ use super::memory::{Memory, SenderField};
 use super::options::{self, Full};
 use super::presence::{Presence, Seen};
 use super::ring::{Corrupt, NoRoom, Room, Sending};
+use super::typed::Type;
 use super::{spin, stats};
 use crate::error::{Error, ErrorKind, Result, SendError};
 use crate::fork::Origin;
@@ -102,7 +103,16 @@ impl Sender {
     /// As long as the channel is in use, every process that can write the memory uses it only as a channel of this library, and
     /// nobody else sends through this lane.
     pub unsafe fn open_in(map: &Arc<Mapping>, lane: u32) -> Result<Self> {
-        let shape = options::open(map)?;
+        // SAFETY: the caller's.
+        unsafe { Self::open_of(map, lane, &[]) }
+    }
+
+    /// The same for messages of one of these types.
+    ///
+    /// # Safety
+    /// As for `open_in`.
+    pub(super) unsafe fn open_of(map: &Arc<Mapping>, lane: u32, types: &[Type]) -> Result<Self> {
+        let shape = options::open(map, types)?;
         if u64::from(lane) >= shape.lanes {
             let why = format!("lane {lane} of a channel with {}", shape.lanes);
             let error = Error::new(ErrorKind::InvalidInput, "open").on(Mechanism::Channel);

@@ -10,6 +10,7 @@ mod channel_examples;
 mod channel_members;
 mod channel_queue;
 mod channel_set;
+mod channel_typed;
 mod command;
 mod condvar;
 mod crash;
@@ -68,6 +69,7 @@ fn main() -> ExitCode {
         .add(channel_queue::ends::TESTS, channel_queue::ends::ROLES)
         .add(channel_queue::named::TESTS, channel_queue::named::ROLES)
         .add(channel_set::TESTS, channel_set::ROLES)
+        .add(channel_typed::TESTS, channel_typed::ROLES)
         .add(channel::TESTS, channel::ROLES)
         .add(channel::ends::TESTS, channel::ends::ROLES)
         .add(channel::drops::TESTS, channel::drops::ROLES)

@@ -8,6 +8,7 @@ use crate::channel::layout::{self, Shape};
 use crate::channel::member::{Hello, Kind, NAME, Pattern, Role, Seat, State, Table, Who};
 use crate::channel::presence::Seen;
 use crate::channel::queue::Recovery;
+use crate::channel::typed;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mapping::Mapping;
 use crate::mechanism::Mechanism;
@@ -141,6 +142,13 @@ impl Pattern for Ties {
             |kind, why: String| Err(Error::new(kind, "join").on(Mechanism::Channel).because(why));
         if u64::from(hello.pattern) != self.shape.pattern {
             return refused(ErrorKind::Mismatch, "it is a channel of another pattern".to_owned());
+        }
+        // Here, and not only by the newcomer: who leaves a place has left, for those who count on it.
+        if !typed::is_accepted(&hello.types, self.shape.type_hash) {
+            return refused(
+                ErrorKind::Mismatch,
+                typed::mismatch(&hello.types, self.shape.type_hash),
+            );
         }
         let places = |lane: Option<u64>| {
             (0..table.count()).filter_map(|slot| Some((slot, table.state(slot)?))).filter(

@@ -6,6 +6,7 @@ use super::{Sender, Successor, Worker};
 use crate::channel::attach::{Attach, Events, Unattached};
 use crate::channel::options::{self, Full};
 use crate::channel::ring::Corrupt;
+use crate::channel::typed::{Typed, TypedOptions};
 use crate::error::Result;
 use crate::mapping::Mapping;
 
@@ -46,6 +47,11 @@ impl Options {
     pub const fn full(mut self, full: Full) -> Self {
         self.0 = self.0.full(full);
         self
+    }
+
+    /// With messages of a type, as [`channel::Options::typed`](crate::channel::Options::typed).
+    pub const fn typed<V: Typed + ?Sized>(self) -> TypedOptions<V, Sender, Worker> {
+        TypedOptions::new(self.0)
     }
 
     /// A sending end, to be attached under a name.

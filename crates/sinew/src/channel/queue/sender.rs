@@ -98,7 +98,7 @@ impl Sender {
     /// As long as the queue is in use, every process that can write the memory uses it only as a channel of this library, and
     /// nobody else sends through this lane.
     pub unsafe fn open_in(map: &Arc<Mapping>, lane: u32) -> Result<Self> {
-        let shape = options::open_queue(map)?;
+        let shape = options::open_queue(map, &[])?;
         if u64::from(lane) >= shape.lanes {
             let why = format!("lane {lane} of a queue with {}", shape.lanes);
             let error = Error::new(ErrorKind::InvalidInput, "open").on(Mechanism::Channel);

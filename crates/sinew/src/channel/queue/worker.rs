@@ -138,7 +138,7 @@ impl Worker {
     /// As long as the queue is in use, every process that can write the memory uses it only as a channel of this library, and
     /// nobody else has this place.
     pub unsafe fn open_in(map: &Arc<Mapping>, place: u32) -> Result<Self> {
-        let shape = options::open_queue(map)?;
+        let shape = options::open_queue(map, &[])?;
         if u64::from(place) >= shape.receivers {
             let why = format!("place {place} of a queue with {} workers", shape.receivers);
             let error = Error::new(ErrorKind::InvalidInput, "open").on(Mechanism::Channel);

@@ -13,6 +13,8 @@ pub struct Layout {
     hash: u64,
     size: usize,
     align: usize,
+    /// Whether every byte is one of a number, and none changes behind a reference.
+    solid: bool,
 }
 
 /// A field of a structure. Made by [`plain!`](crate::plain).
@@ -37,22 +39,41 @@ impl Layout {
     pub const fn of_struct<T>(fields: &[Field]) -> Self {
         let mut hash = word(BASIS, size_of::<T>() as u64);
         hash = word(hash, align_of::<T>() as u64);
-        let mut index = 0;
+        let (mut index, mut bytes, mut solid) = (0, 0, true);
         while index < fields.len() {
             let field = fields[index];
+            bytes += field.layout.size;
+            solid = solid && field.layout.solid;
             hash = text(hash, field.name);
             hash = word(hash, field.offset as u64);
             hash = word(hash, field.layout.hash);
             index += 1;
         }
-        Self { hash, size: size_of::<T>(), align: align_of::<T>() }
+        solid = solid && bytes == size_of::<T>();
+        Self { hash, size: size_of::<T>(), align: align_of::<T>(), solid }
     }
 
-    /// The layout of what is no structure: `kind` tells it from others of its size.
+    /// The layout of what is no structure, has no padding and does not change behind a reference: `kind` tells it from others
+    /// of its size.
     #[must_use]
     pub const fn of_kind<T>(kind: &str) -> Self {
         let hash = word(text(BASIS, kind), size_of::<T>() as u64);
-        Self { hash, size: size_of::<T>(), align: align_of::<T>() }
+        Self { hash, size: size_of::<T>(), align: align_of::<T>(), solid: true }
+    }
+
+    /// The same of an atomic, which changes behind a reference.
+    const fn of_atomic<T>(kind: &str) -> Self {
+        Self { solid: false, ..Self::of_kind::<T>(kind) }
+    }
+
+    /// Whether every byte is one of a number, and none changes behind a reference: no padding, no atomic.
+    pub(crate) const fn is_solid(self) -> bool {
+        self.solid
+    }
+
+    /// The hash of a slice of such values.
+    pub(crate) const fn hash_of_slice(self) -> u64 {
+        word(text(BASIS, "slice"), self.hash)
     }
 
     /// The hash.
@@ -106,27 +127,32 @@ const fn text(mut hash: u64, value: &str) -> u64 {
 /// # Safety
 /// Every combination of bytes is a value of the type: a process can die between any two stores. It has no
 /// address, no reference and no handle, which mean nothing in another process. Its fields lie
-/// where [`LAYOUT`](Self::LAYOUT) says, whatever compiled it (`repr(C)`, and no `usize`).
+/// where [`LAYOUT`](Self::LAYOUT) says, with the padding and the atomics that follow from that, whatever compiled it (`repr(C)`, and no `usize`).
 pub unsafe trait Plain: Send + Sync + 'static {
     /// What lies where.
     const LAYOUT: Layout;
 }
 
 macro_rules! numbers {
-    ($($type:ty: $kind:literal),* $(,)?) => {
+    ($of:ident: $($type:ty: $kind:literal),* $(,)?) => {
         $(
             // SAFETY: a number of a fixed size: every combination of bytes is one.
             unsafe impl Plain for $type {
-                const LAYOUT: Layout = Layout::of_kind::<Self>($kind);
+                const LAYOUT: Layout = Layout::$of::<Self>($kind);
             }
         )*
     };
 }
 
 numbers! {
+    of_kind:
     u8: "unsigned", u16: "unsigned", u32: "unsigned", u64: "unsigned", u128: "unsigned",
     i8: "signed", i16: "signed", i32: "signed", i64: "signed", i128: "signed",
     f32: "float", f64: "float",
+}
+
+numbers! {
+    of_atomic:
     AtomicU8: "unsigned", AtomicU16: "unsigned", AtomicU32: "unsigned", AtomicU64: "unsigned",
     AtomicI32: "signed", AtomicI64: "signed",
 }
@@ -135,7 +161,7 @@ numbers! {
 unsafe impl<T: Plain, const N: usize> Plain for [T; N] {
     const LAYOUT: Layout = {
         let hash = word(word(text(BASIS, "array"), N as u64), T::LAYOUT.hash);
-        Layout { hash, size: size_of::<Self>(), align: align_of::<Self>() }
+        Layout { hash, size: size_of::<Self>(), align: align_of::<Self>(), solid: T::LAYOUT.solid }
     };
 }
 
