@@ -78,7 +78,6 @@
 mod attach;
 mod bell;
 mod counters;
-mod doorbell;
 mod fence;
 mod folder;
 #[cfg(any(test, sinew_fuzz))]
@@ -99,9 +98,9 @@ mod sender;
 #[allow(dead_code, reason = "what its tests look at")]
 mod service;
 mod spin;
+pub mod stats;
 mod typed;
 mod wait_set;
-pub mod stats;
 
 pub use attach::{Attach, Awaited, End, Unattached};
 pub use counters::Counts;

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Options;
-use super::doorbell::Event;
+use super::bell::doorbell::Event;
 use super::folder::Folder;
 use super::layout::Shape;
 use super::member::{FACTS, Hello, MOST_MORE, Member, NAME, Object, Role, Shared, Welcome};

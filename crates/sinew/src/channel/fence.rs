@@ -6,6 +6,8 @@
 //! publishes (`MEMBARRIER_CMD_GLOBAL_EXPEDITED`, for those registered), and who publishes needs none.
 //! A channel is made for that where its maker may do it; else everybody fences fully. A process that may not,
 //! in a channel made for that, fences fully when it publishes, and when it sleeps looks every millisecond.
+//! The kernel's fence costs about as much as a hundred full ones, so who sleeps often asks the others to fence
+//! for a while: see `bell`.
 //!
 //! Source: membarrier(2).
 
@@ -35,10 +37,13 @@ pub(crate) struct Fencing {
     by_kernel: bool,
     /// Whether the kernel does so for this process.
     registered: bool,
-    /// Whether the fences are loom's.
+    /// Whether the fences are loom's, and the kernel's modelled.
     #[cfg(all(test, sinew_loom))]
     model: bool,
 }
+
+#[cfg(all(test, sinew_loom))]
+pub(crate) mod model;
 
 impl Fencing {
     /// For a handle to a channel that was made so.
@@ -51,16 +56,26 @@ impl Fencing {
         }
     }
 
-    /// In a model, which knows full fences only.
+    /// In a model, with full fences, or the kernel's.
     #[cfg(all(test, sinew_loom))]
-    pub(crate) const fn in_model() -> Self {
-        Self { by_kernel: false, registered: false, model: true }
+    pub(crate) const fn in_model(by_kernel: bool) -> Self {
+        Self { by_kernel, registered: by_kernel, model: true }
+    }
+
+    /// Whether sleepers have the kernel fence for those who publish.
+    pub(crate) const fn is_by_kernel(self) -> bool {
+        self.by_kernel
     }
 
     /// Between saying that one sleeps and looking for work. Gives whether everybody's changes are seen now: not
     /// where others leave the fence to this process, and the kernel refuses it.
     pub(crate) fn before_sleep(self) -> bool {
         self.full();
+        #[cfg(all(test, sinew_loom))]
+        if self.model && self.by_kernel {
+            model::membarrier();
+            return true;
+        }
         !self.by_kernel || membarrier(MembarrierCommand::GlobalExpedited).is_ok()
     }
 
@@ -75,8 +90,9 @@ impl Fencing {
         }
     }
 
+    /// A full fence of the one who calls: it needs one on the other side.
     #[inline]
-    fn full(self) {
+    pub(crate) fn full(self) {
         #[cfg(all(test, sinew_loom))]
         if self.model {
             return loom::sync::atomic::fence(Ordering::SeqCst);

@@ -6,8 +6,8 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use super::bell::{BY_DOORBELL, Bell, Rung};
-use super::doorbell::Event;
+use super::bell::doorbell::{self, Event, Readable};
+use super::bell::{Bell, Rung};
 use super::fence::Fencing;
 use super::layout::Shape;
 use super::memory::{Memory, ReceiverField, SenderField};
@@ -205,7 +205,7 @@ unsafe impl Sync for Side {}
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(usize)]
 pub(crate) enum SideField {
-    /// Zero, or the number of the sleep.
+    /// Zero, or the number of the sleep, and whether others fence: see `Bell`.
     Sleeping = 0,
     /// The number of its last sleep, and of its predecessors': how often they slept.
     Sleeps = 1,
@@ -267,11 +267,11 @@ impl Side {
     /// Rings if it sleeps and this peer has not rung for that yet. See [`Bell::ring_if_asleep`].
     #[inline]
     pub(crate) fn ring_if_asleep(&self, rung: &mut Rung, fencing: Fencing) -> bool {
-        let rang = self.bell().ring_if_asleep(rung, fencing);
-        if rang {
-            self.ring_event();
-        }
-        rang
+        self.bell().ring_if_asleep(rung, fencing, || {
+            if let Some(event) = &self.event {
+                event.ring();
+            }
+        })
     }
 
     /// Rings whether it sleeps or not.
@@ -280,14 +280,11 @@ impl Side {
         self.ring_event();
     }
 
-    /// Makes the doorbell readable, if it is by that that it is woken.
+    /// Makes the doorbell readable, if it is by that that it is woken: after its bell was rung.
     #[cold]
     pub(crate) fn ring_event(&self) {
-        let sleeping = self.word(SideField::Sleeping).load(Ordering::Acquire);
-        if sleeping & BY_DOORBELL != 0
-            && let Some(event) = &self.event
-        {
-            event.ring();
+        if let Some(event) = &self.event {
+            doorbell::ring_if_armed(self.bell(), event, Fencing::of(false));
         }
     }
 

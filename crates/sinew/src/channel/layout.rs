@@ -15,7 +15,7 @@ use std::sync::atomic::Ordering;
 
 use super::member::SOCKET;
 use super::queue::{MOST_DELIVERIES, MOST_SLOTS, MOST_WORKERS, SLOT};
-use super::{lane, ring};
+use super::{bell, lane, ring};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mapping::Mapping;
 use crate::mechanism::Mechanism;
@@ -243,7 +243,7 @@ const fn round_up(bytes: u64) -> u64 {
     bytes.next_multiple_of(PAGE)
 }
 
-/// Over what programs have to agree on: where everything is.
+/// Over what programs have to agree on: where everything is, and what a sleeper's word says.
 const LAYOUT_HASH: u64 = hash(&[
     MEMBERS,
     MEMBER,
@@ -258,6 +258,7 @@ const LAYOUT_HASH: u64 = hash(&[
     lane::SENDER_SIDE_AT as u64,
     lane::RECEIVER_AT as u64,
     lane::BELL_AT as u64,
+    bell::BY_DOORBELL | bell::FENCE,
 ]);
 
 /// FNV-1a, over words.

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Relaxed, Release};
 
+use super::bell;
 use super::lane::{Side, SideField};
 use super::memory::Atom;
 
@@ -68,7 +69,8 @@ impl Seen {
     #[inline]
     pub(crate) fn is_at_work(side: &Side) -> bool {
         let presence = side.word(SideField::Presence).load(Acquire);
-        presence & ((1 << KINDS) - 1) == 1 && side.word(SideField::Sleeping).load(Acquire) == 0
+        presence & ((1 << KINDS) - 1) == 1
+            && !bell::is_asleep(side.word(SideField::Sleeping).load(Acquire))
     }
 
     /// Says so to the others, who may have to be rung for.

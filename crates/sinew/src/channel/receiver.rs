@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::attach::{Events, private};
+use super::bell::doorbell::{Doorbell, Event};
 use super::bell::{Rung, Sleeps};
 use super::counters::Counts;
-use super::doorbell::{Doorbell, Event};
 use super::fence::Fencing;
 use super::lane::{Lane, Side, SideField};
 use super::layout::Shape;
@@ -117,7 +117,7 @@ impl Receiver {
             turn: Cell::new(0),
             taken: Cell::new(0),
             own,
-            sleeps: Cell::new(Sleeps { last }),
+            sleeps: Cell::new(Sleeps::behind(last)),
             doorbell: Doorbell::default(),
             told_cpu: Cell::new(0),
             fencing,
@@ -258,8 +258,8 @@ impl Receiver {
         if let Some(found) = spin::spin(&last.sender, glance, || self.look_around()) {
             return found;
         }
-        self.doorbell.rest(&self.own);
-        let mut sleeps = self.sleeps.take();
+        self.doorbell.rest(&self.own, &self.sleeps);
+        let mut sleeps = self.sleeps.get().after(self.moved());
         let bell = self.own.bell();
         let found = bell.sleep_until(&mut sleeps, self.fencing, wait, || self.look_around());
         self.sleeps.set(sleeps);
@@ -268,9 +268,30 @@ impl Receiver {
 
     #[inline]
     fn found_nothing(&self) -> Result<(&End, Record), RecvError> {
-        let look = || self.look_around();
-        let found = self.doorbell.arm(&self.own, &self.sleeps, self.fencing, look);
+        let (moved, look) = (|| self.moved(), || self.look_around());
+        let found = self.doorbell.arm(&self.own, &self.sleeps, self.fencing, moved, look);
         found.unwrap_or(Err(RecvError::Empty))
+    }
+
+    /// How many messages were given out.
+    fn moved(&self) -> u64 {
+        self.ends.iter().fold(0, |sum, end| sum.wrapping_add(end.ring.next()))
+    }
+
+    /// One more was given out.
+    #[inline]
+    fn count(&self) {
+        self.tell_cpu();
+        if self.sleeps.get().has_asked() {
+            self.count_asked();
+        }
+    }
+
+    #[cold]
+    fn count_asked(&self) {
+        let mut sleeps = self.sleeps.get();
+        self.own.bell().moved_one(&mut sleeps);
+        self.sleeps.set(sleeps);
     }
 
     /// Looks at every lane once, from the one after the last turn. An end is told when no lane has more.
@@ -486,7 +507,7 @@ impl Receives for Receiver {
         }
         end.lane.read(record.at, room);
         end.consume(&record);
-        self.tell_cpu();
+        self.count();
         Ok(len)
     }
 }
@@ -509,7 +530,7 @@ impl Borrows for Receiver {
             end.give_again(&record);
         }
         let index = end.borrowed.push(&record);
-        self.tell_cpu();
+        self.count();
         Ok(Message { end, record, index, number, origin: &self.origin })
     }
 }

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
 
 use super::attach::{Events, private};
+use super::bell::doorbell::Doorbell;
 use super::bell::{Rung, Sleeps};
 use super::counters::Counts;
-use super::doorbell::Doorbell;
 use super::fence::Fencing;
 use super::lane::{Lane, Side, SideField};
 use super::layout::Shape;
@@ -75,7 +75,7 @@ impl Sender {
             peer,
             ring,
             rung: Cell::default(),
-            sleeps: Cell::new(Sleeps { last }),
+            sleeps: Cell::new(Sleeps::behind(last)),
             doorbell: Doorbell::default(),
             refused: Cell::new(None),
             told_cpu: Cell::new(0),
@@ -202,7 +202,8 @@ impl Sender {
         let full = self.full;
         if full != Full::Block || wait.is_never() {
             let found = self.look(len).or_else(|| {
-                self.doorbell.arm(&self.own, &self.sleeps, self.fencing, || self.look(len))
+                let (moved, look) = (|| self.ring.sent(), || self.look(len));
+                self.doorbell.arm(&self.own, &self.sleeps, self.fencing, moved, look)
             });
             return found.unwrap_or_else(|| {
                 self.refused.set(Some(len));
@@ -215,8 +216,8 @@ impl Sender {
         {
             return done;
         }
-        self.doorbell.rest(&self.own);
-        let mut sleeps = self.sleeps.take();
+        self.doorbell.rest(&self.own, &self.sleeps);
+        let mut sleeps = self.sleeps.get().after(self.ring.sent());
         let found = self.own.bell().sleep_until(&mut sleeps, self.fencing, wait, || self.look(len));
         self.sleeps.set(sleeps);
         found.unwrap_or_else(|stop| Err(SendError::from(stop)))
@@ -273,12 +274,23 @@ impl Sender {
         }
     }
 
+    /// One more was sent by an end that has slept often.
+    #[cold]
+    fn count(&self) {
+        let mut sleeps = self.sleeps.get();
+        self.own.bell().moved_one(&mut sleeps);
+        self.sleeps.set(sleeps);
+    }
+
     #[inline]
     fn commit(&self, len: usize) {
         self.ring.commit(&self.lane, len as u64, 0);
         let mut told = self.told_cpu.get();
         spin::tell_cpu(&self.own, &mut told);
         self.told_cpu.set(told);
+        if self.sleeps.get().has_asked() {
+            self.count();
+        }
         if !cfg!(sabotage = "send-silent") {
             self.published();
         }

@@ -7,7 +7,7 @@ use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use super::attach::{Attach, Events, Unattached, private};
-use super::doorbell::Event;
+use super::bell::doorbell::Event;
 use super::layout::Shape;
 use super::member::{Member, Role, TYPES};
 use super::queue::{self, Job, Loan as QueueLoan};

@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::doorbell::Event;
+use super::bell::doorbell::Event;
 use crate::error::{Error, ErrorKind, Result, WaitError};
 use crate::fork::Origin;
 use crate::mechanism::Mechanism;

@@ -22,6 +22,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::atomic::AtomicU64;
 
 use super::{Atom, Memory, ReceiverField, SenderField};
+use crate::channel::fence;
 
 const FIELDS: usize = 8;
 
@@ -44,29 +45,40 @@ impl Slot {
     }
 }
 
-/// How many accesses one has before it.
-pub(crate) struct Life(Cell<u32>);
+/// How many accesses one has before it, and on which processor, where that matters.
+pub(crate) struct Life {
+    left: Cell<u32>,
+    cpu: Option<usize>,
+}
 
 /// What the end of a life unwinds with.
 struct Death;
 
 impl Life {
     pub(crate) const fn long() -> Self {
-        Self(Cell::new(u32::MAX))
+        Self { left: Cell::new(u32::MAX), cpu: None }
+    }
+
+    /// A long one, where the kernel's fence passes.
+    pub(crate) const fn on(cpu: usize) -> Self {
+        Self { left: Cell::new(u32::MAX), cpu: Some(cpu) }
     }
 
     pub(crate) fn step(&self) {
-        let left = self.0.get();
+        let left = self.left.get();
         if left == 0 {
             resume_unwind(Box::new(Death));
         }
-        self.0.set(left - 1);
+        self.left.set(left - 1);
+        if let Some(cpu) = self.cpu {
+            fence::model::pass(cpu);
+        }
     }
 }
 
 /// Runs something that dies after so many accesses. Nothing where it did.
 pub(crate) fn live<T>(accesses: u32, act: impl FnOnce(&Life) -> T) -> Option<T> {
-    let life = Life(Cell::new(accesses));
+    let life = Life { left: Cell::new(accesses), cpu: None };
     match catch_unwind(AssertUnwindSafe(|| act(&life))) {
         Ok(done) => Some(done),
         Err(panic) if panic.is::<Death>() => None,

@@ -281,7 +281,7 @@ impl<'a> Table for View<'a> {
 
 /// Full fences: what the kernel's comes to.
 fn full() -> Fencing {
-    Fencing::in_model()
+    Fencing::in_model(false)
 }
 
 fn explore(preemptions: usize, run: impl Fn() + Sync + Send + 'static) {

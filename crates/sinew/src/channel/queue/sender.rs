@@ -14,7 +14,7 @@ use super::publish::{NoRoom, Publishing};
 use super::recovery::Successor;
 use crate::channel::attach::{Events, private};
 use crate::channel::bell::Sleeps;
-use crate::channel::doorbell::Doorbell;
+use crate::channel::bell::doorbell::Doorbell;
 use crate::channel::fence::Fencing;
 use crate::channel::lane::{Side, SideField};
 use crate::channel::layout::Shape;
@@ -70,7 +70,7 @@ impl Sender {
             own,
             workers: Workers::of(map, shape, events),
             core: RefCell::new(core),
-            sleeps: Cell::new(Sleeps { last }),
+            sleeps: Cell::new(Sleeps::behind(last)),
             doorbell: Doorbell::default(),
             told_cpu: Cell::new(0),
             fencing: Fencing::of(shape.kernel_fences),
@@ -172,7 +172,8 @@ impl Sender {
         }
         if self.full != Full::Block || wait.is_never() {
             let found = self.look(len).or_else(|| {
-                self.doorbell.arm(&self.own, &self.sleeps, self.fencing, || self.look(len))
+                let (moved, look) = (|| self.sent(), || self.look(len));
+                self.doorbell.arm(&self.own, &self.sleeps, self.fencing, moved, look)
             });
             return found.unwrap_or(Err(SendError::Full));
         }
@@ -181,8 +182,8 @@ impl Sender {
         if let Some(done) = spin::spin(last, || false, || self.look(len)) {
             return done;
         }
-        self.doorbell.rest(&self.own);
-        let mut sleeps = self.sleeps.take();
+        self.doorbell.rest(&self.own, &self.sleeps);
+        let mut sleeps = self.sleeps.get().after(self.sent());
         let found = self.own.bell().sleep_until(&mut sleeps, self.fencing, wait, || self.look(len));
         self.sleeps.set(sleeps);
         found.unwrap_or_else(|stop| Err(SendError::from(stop)))
@@ -202,12 +203,23 @@ impl Sender {
         }
     }
 
+    /// One more was sent by an end that has slept often.
+    #[cold]
+    fn count(&self) {
+        let mut sleeps = self.sleeps.get();
+        self.own.bell().moved_one(&mut sleeps);
+        self.sleeps.set(sleeps);
+    }
+
     #[inline]
     fn commit(&self, len: usize) {
         self.core.borrow_mut().commit(&self.slots, len as u64);
         let mut told = self.told_cpu.get();
         spin::tell_cpu(&self.own, &mut told);
         self.told_cpu.set(told);
+        if self.sleeps.get().has_asked() {
+            self.count();
+        }
         if crew::wake_one(&self.workers, self.fencing) {
             self.own.count(SideField::Rung, 1);
         }

@@ -16,8 +16,8 @@ use super::map::Slots;
 use super::recovery::{Recovery, Successor};
 use super::slots::{self, Dead, Found, Taken, Who};
 use crate::channel::attach::{Events, private};
-use crate::channel::bell::{Bell, Rung, Sleeps};
-use crate::channel::doorbell::Doorbell;
+use crate::channel::bell::doorbell::Doorbell;
+use crate::channel::bell::{Bell, MANY, Rung, Sleeps};
 use crate::channel::fence::Fencing;
 use crate::channel::lane::{Side, SideField};
 use crate::channel::layout::Shape;
@@ -253,8 +253,10 @@ impl Worker {
         }
         let workers = &self.recovery.workers;
         let last = self.own.word(SideField::Sleeps).load(Relaxed);
-        let (sleeps, tell) = (Cell::new(Sleeps { last }), || crew::set(workers, self.index));
-        let found = self.doorbell.arm_with(&self.own, &sleeps, self.fencing, tell, look);
+        let (sleeps, tell) = (Cell::new(Sleeps::behind(last)), || crew::set(workers, self.index));
+        // Who sends looks at the crew's word, where nobody asks for fences.
+        let (own, moved) = (&self.own, || MANY);
+        let found = self.doorbell.arm_with(own, &sleeps, self.fencing, moved, tell, look);
         if found.is_some() {
             crew::clear(workers, self.index);
         }
@@ -265,7 +267,7 @@ impl Worker {
     #[inline]
     fn rest(&self) {
         if self.doorbell.is_armed() {
-            self.doorbell.rest(&self.own);
+            self.doorbell.rest(&self.own, &Cell::default());
             crew::clear(&self.recovery.workers, self.index);
         }
     }

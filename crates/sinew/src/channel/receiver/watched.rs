@@ -1,7 +1,7 @@
 //! A receiver as a wait set sees it.
 
 use super::Receiver;
-use crate::channel::doorbell::Event;
+use crate::channel::bell::doorbell::Event;
 use crate::channel::wait_set::{State, private};
 use crate::error::Result;
 
@@ -21,8 +21,8 @@ impl private::Watch for Receiver {
         if self.sight().is_some() {
             return State::Ready;
         }
-        let look = || self.sight().map(drop);
-        match self.doorbell.arm(&self.own, &self.sleeps, self.fencing, look) {
+        let (moved, look) = (|| self.moved(), || self.sight().map(drop));
+        match self.doorbell.arm(&self.own, &self.sleeps, self.fencing, moved, look) {
             Some(()) => State::Ready,
             None if self.doorbell.is_armed() => State::Armed,
             None => State::Unsure,

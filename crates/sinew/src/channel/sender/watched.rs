@@ -1,7 +1,7 @@
 //! A sender as a wait set sees it.
 
 use super::Sender;
-use crate::channel::doorbell::Event;
+use crate::channel::bell::doorbell::Event;
 use crate::channel::wait_set::{State, private};
 use crate::error::Result;
 
@@ -22,8 +22,8 @@ impl private::Watch for Sender {
         if self.look(len).is_some() {
             return State::Ready;
         }
-        let look = || self.look(len).map(drop);
-        match self.doorbell.arm(&self.own, &self.sleeps, self.fencing, look) {
+        let (moved, look) = (|| self.ring.sent(), || self.look(len).map(drop));
+        match self.doorbell.arm(&self.own, &self.sleeps, self.fencing, moved, look) {
             Some(()) => State::Ready,
             None if self.doorbell.is_armed() => State::Armed,
             None => State::Unsure,

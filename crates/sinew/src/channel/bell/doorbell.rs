@@ -4,20 +4,35 @@
 //! reads it to zero, says in its words that it sleeps by it, fences and looks again. From then on the other side, which
 //! looks at those words after each change anyway, makes it readable, once for each arming.
 //!
+//! Who finds nothing again arms anew only if the bell was rung since, so that polling costs no system call. The other
+//! makes the doorbell readable between two such rings. The first tells who is woken by it. The second tells who had armed anew already, for
+//! whom it was readable in vain, and who clears it by arming once more: else its loop would go round until the next message.
+//!
 //! Source: eventfd(2).
 
 use std::cell::Cell;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering::{Acquire, Relaxed, Release};
+use std::sync::atomic::Ordering::Acquire;
 
-use super::bell::{BY_DOORBELL, Sleeps};
-use super::fence::Fencing;
-use super::lane::{Side, SideField};
+use super::{BY_DOORBELL, Bell, Sleeps};
+use crate::channel::fence::Fencing;
+use crate::channel::lane::Side;
+use crate::channel::memory::Atom;
 use crate::error::{Error, ErrorKind, Result};
 use crate::eventfd::{self, Counter, EventFd};
 use crate::mechanism::Mechanism;
+use crate::sync::word::Word;
 use crate::wait::Waits;
+
+/// What is readable, or not.
+pub(in crate::channel) trait Readable {
+    /// Makes it readable.
+    fn ring(&self);
+
+    /// Makes it not.
+    fn clear(&self);
+}
 
 /// The doorbell of one side, as every member has it.
 #[derive(Clone, Debug)]
@@ -40,9 +55,10 @@ impl Event {
     pub(crate) fn to_fd(&self) -> Result<OwnedFd> {
         self.0.try_clone().map(OwnedFd::from)
     }
+}
 
-    /// Makes it readable.
-    pub(crate) fn ring(&self) {
+impl Readable for Event {
+    fn ring(&self) {
         // Full only where it is readable anyway.
         let _ = self.0.try_add(1);
     }
@@ -59,9 +75,25 @@ impl AsFd for Event {
     }
 }
 
+/// Makes it readable, if that is what its side sleeps by: after its bell was rung unasked.
+pub(in crate::channel) fn ring_if_armed<A: Atom, W: Word>(
+    bell: Bell<'_, A, W>,
+    event: &impl Readable,
+    fencing: Fencing,
+) {
+    // As in `ring_if_asleep`: between the change and the look at the sleeper's word.
+    if !cfg!(sabotage = "doorbell-no-fence") {
+        fencing.full();
+    }
+    if bell.sleeping.load(Acquire) & BY_DOORBELL != 0 {
+        event.ring();
+        bell.ring_again();
+    }
+}
+
 /// The doorbell of this end.
 #[derive(Debug, Default)]
-pub(super) struct Doorbell {
+pub(in crate::channel) struct Doorbell {
     taken: Cell<bool>,
     /// What the bell was when it was armed; none where it is at rest.
     armed: Cell<Option<u32>>,
@@ -69,7 +101,7 @@ pub(super) struct Doorbell {
 
 impl Doorbell {
     /// The descriptor, which from now on is armed when nothing is found.
-    pub(super) fn take<'a>(&self, side: &'a Side) -> Result<BorrowedFd<'a>> {
+    pub(in crate::channel) fn take<'a>(&self, side: &'a Side) -> Result<BorrowedFd<'a>> {
         let Some(event) = side.event() else {
             return Err(Error::new(ErrorKind::Unsupported, "take the doorbell")
                 .on(Mechanism::Channel)
@@ -84,79 +116,95 @@ impl Doorbell {
 
     /// It was readable, and nobody looks at that any more: it is armed anew when nothing is found, even if the bell was not
     /// heard. Whoever made it readable does not do so again for the same number.
-    pub(super) fn forget(&self) {
+    pub(in crate::channel) fn forget(&self) {
         self.armed.set(None);
     }
 
-    /// Nothing was found: arms it. Gives what `look` finds after that, and then it is at rest.
+    /// Nothing was found: arms it, of an end that has `moved` so many messages. Gives what `look` finds after that, and then
+    /// it is at rest.
     #[inline]
-    pub(super) fn arm<T>(
+    pub(in crate::channel) fn arm<T>(
         &self,
         side: &Side,
         sleeps: &Cell<Sleeps>,
         fencing: Fencing,
+        moved: impl FnOnce() -> u64,
         look: impl FnMut() -> Option<T>,
     ) -> Option<T> {
-        self.arm_with(side, sleeps, fencing, || (), look)
+        self.arm_with(side, sleeps, fencing, moved, || (), look)
     }
 
     /// The same, where others are told by `tell` too that this end sleeps by it.
     #[inline]
-    pub(super) fn arm_with<T>(
+    pub(in crate::channel) fn arm_with<T>(
         &self,
         side: &Side,
         sleeps: &Cell<Sleeps>,
         fencing: Fencing,
+        moved: impl FnOnce() -> u64,
         tell: impl FnOnce(),
         look: impl FnMut() -> Option<T>,
     ) -> Option<T> {
-        if self.taken.get() { self.arm_taken(side, sleeps, fencing, tell, look) } else { None }
+        let event = if self.taken.get() { side.event()? } else { return None };
+        self.arm_taken((side.bell(), event), sleeps, fencing, moved, tell, look)
     }
 
     /// Whether it was armed, and not put at rest since.
     #[inline]
-    pub(super) fn is_armed(&self) -> bool {
+    pub(in crate::channel) fn is_armed(&self) -> bool {
         self.armed.get().is_some()
     }
 
     #[cold]
-    fn arm_taken<T>(
+    pub(super) fn arm_taken<T, A: Atom, W: Word>(
         &self,
-        side: &Side,
+        (bell, event): (Bell<'_, A, W>, &impl Readable),
         sleeps: &Cell<Sleeps>,
         fencing: Fencing,
+        moved: impl FnOnce() -> u64,
         tell: impl FnOnce(),
         mut look: impl FnMut() -> Option<T>,
     ) -> Option<T> {
-        let event = side.event()?;
-        let heard = side.bell().word.load(Acquire);
+        let heard = bell.word.load(Acquire);
         if self.armed.get() == Some(heard) {
             // Nobody has rung since.
             return None;
         }
-        event.clear();
-        let mut last = sleeps.take();
-        last.last = last.last.wrapping_add(1) & !BY_DOORBELL;
-        side.word(SideField::Sleeps).store(last.last, Relaxed);
-        side.word(SideField::Sleeping).store(last.last | BY_DOORBELL, Release);
-        sleeps.set(last);
+        if !cfg!(sabotage = "doorbell-late-clear") {
+            event.clear();
+        }
+        let mut number = sleeps.get().after(moved());
+        let sure = bell.say_asleep(&mut number, fencing, BY_DOORBELL, tell);
+        sleeps.set(number);
         self.armed.set(Some(heard));
-        tell();
-        let sure = fencing.before_sleep();
+        if cfg!(sabotage = "doorbell-late-clear") {
+            event.clear();
+        }
         // Partner: `ring_if_asleep`, as for who sleeps in a call.
-        let found = look();
+        let found = if cfg!(sabotage = "doorbell-no-second-look") { None } else { look() };
         if found.is_some() || !sure {
-            self.rest(side);
+            self.rest_armed(bell, event, sleeps);
         }
         found
     }
 
-    /// Puts it at rest: before a call that sleeps, or that has found something.
-    pub(super) fn rest(&self, side: &Side) {
-        if self.armed.take().is_some()
-            && let Some(event) = side.event()
-        {
-            side.word(SideField::Sleeping).store(0, Relaxed);
+    /// Puts it at rest: before a call that sleeps.
+    pub(in crate::channel) fn rest(&self, side: &Side, sleeps: &Cell<Sleeps>) {
+        if let Some(event) = side.event() {
+            self.rest_armed(side.bell(), event, sleeps);
+        }
+    }
+
+    pub(super) fn rest_armed<A: Atom, W: Word>(
+        &self,
+        bell: Bell<'_, A, W>,
+        event: &impl Readable,
+        sleeps: &Cell<Sleeps>,
+    ) {
+        if self.armed.take().is_some() {
+            let mut awake = sleeps.get();
+            bell.say_awake(&mut awake);
+            sleeps.set(awake);
             event.ring();
         }
     }
