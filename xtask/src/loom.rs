@@ -8,8 +8,18 @@ use std::path::Path;
 use std::process::{Command, ExitCode, Stdio};
 
 /// The cores that have models: modules of `crates/sinew/src/sync/`, and of `channel/`.
-const CORES: &[&str] =
-    &["bell", "condvar", "mutex", "once", "posix_sem", "queue", "ring", "rwlock", "slot"];
+const CORES: &[&str] = &[
+    "bell",
+    "condvar",
+    "mutex",
+    "once",
+    "overtake",
+    "posix_sem",
+    "queue",
+    "ring",
+    "rwlock",
+    "slot",
+];
 
 /// `cargo xtask loom [FILTER]`.
 pub(crate) fn command(root: &Path, filter: &[&str]) -> ExitCode {

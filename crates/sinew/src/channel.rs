@@ -26,7 +26,31 @@
 //! # Delivery
 //! [`borrow`](crate::wait::Borrows::borrow) gives a message where it lies; until it is released it is still in the channel, and is
 //! given again if its receiver dies: at least once, and [`Message::delivery_count`] tells. [`recv`](crate::wait::Receives::recv) copies it
-//! out and releases it before it returns: at most once.
+//! out and releases it before it returns: at most once. A sender that [drops the oldest](Full::DropOldest) never drops what is borrowed, also
+//! when its receiver has died over it.
+//!
+//! # When it is full
+//! The sender waits, or the call fails, or the newest or the oldest message is dropped: [`Full`]. Where the oldest are dropped a
+//! sender never waits for a receiver that is slow, stopped or dead; what a receiver missed it is told by
+//! [`Lagged`](crate::RecvError::Lagged), and what it has borrowed is never written over, however long. [`Counts`] says what became
+//! of every message.
+//!
+//! ```
+//! use sinew::RecvError;
+//! use sinew::channel::{Full, Options};
+//! use sinew::wait::{Receives, Sends};
+//!
+//! let (sender, receiver) = Options::stream().capacity(4096).full(Full::DropOldest).pair()?;
+//! for number in 0..1000_u64 {
+//!     sender.send(&number.to_le_bytes()).unwrap();
+//! }
+//! let mut buf = [0; 8];
+//! let Err(RecvError::Lagged(missed)) = receiver.recv(&mut buf) else { panic!() };
+//! assert_eq!(receiver.recv(&mut buf), Ok(8));
+//! assert_eq!(u64::from_le_bytes(buf), missed);
+//! assert_eq!(sender.counts().lagged, missed);
+//! # Ok::<(), sinew::Error>(())
+//! ```
 //!
 //! # Between processes
 //! Under a name ([`Options::sender`], [`Options::receiver`]):

@@ -171,8 +171,9 @@ const CAPACITY: u64 = 4096;
 
 /// A lane that the other side can write at any time.
 struct Lane<'i> {
-    sender: [Word<'i>; 8],
-    receiver: [Word<'i>; 8],
+    sender: [Word<'i>; 16],
+    receiver: [Word<'i>; 16],
+    pins: [[Word<'i>; 16]; 2],
     words: Vec<Word<'i>>,
 }
 
@@ -180,7 +181,8 @@ impl<'i> Lane<'i> {
     fn new(input: &'i Input<'i>) -> Self {
         let new = |_| Word::new(input);
         let words = (0..CAPACITY as usize / 8).map(new).collect();
-        Self { sender: std::array::from_fn(new), receiver: std::array::from_fn(new), words }
+        let block = || std::array::from_fn(new);
+        Self { sender: block(), receiver: block(), pins: [block(), block()], words }
     }
 
     /// Which words these bytes are in.
@@ -201,6 +203,16 @@ impl<'i> Memory for Lane<'i> {
     fn receiver(&self, field: ReceiverField) -> &Word<'i> {
         &self.receiver[field as usize]
     }
+
+    fn pin(&self, index: usize) -> &Word<'i> {
+        &self.pins[0][index]
+    }
+
+    fn pinned(&self, index: usize) -> &Word<'i> {
+        &self.pins[1][index]
+    }
+
+    fn fence(&self) {}
 
     fn capacity(&self) -> u64 {
         CAPACITY

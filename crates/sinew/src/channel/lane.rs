@@ -4,20 +4,24 @@
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use super::bell::doorbell::{self, Event, Readable};
 use super::bell::{Bell, Rung};
 use super::fence::Fencing;
 use super::layout::Shape;
 use super::memory::{Memory, ReceiverField, SenderField};
+use super::ring::overtake::MOST_PINS;
 use crate::mapping::Mapping;
 
 // Of the words of a lane. What the sender writes at each message; its side (see `Side`), with the bell; what
-// the receiver writes at each message; what it writes seldom.
+// the receiver writes at each message; its pins.
 pub(crate) const SENDER_AT: usize = 0;
 pub(crate) const SENDER_SIDE_AT: usize = 128;
 pub(crate) const RECEIVER_AT: usize = 384;
+/// What it looks at, and has borrowed, where the sender overtakes; and the numbers of that.
+pub(crate) const PINS_AT: usize = 512;
+const PINNED_AT: usize = PINS_AT + 8 * MOST_PINS;
 /// Of a side: the bell, apart from what only the owner writes.
 pub(crate) const BELL_AT: usize = 128;
 
@@ -114,6 +118,23 @@ impl Memory for Lane {
     #[inline]
     fn receiver(&self, field: ReceiverField) -> &AtomicU64 {
         self.word_at(RECEIVER_AT + field as usize * 8)
+    }
+
+    #[inline]
+    fn pin(&self, index: usize) -> &AtomicU64 {
+        assert!(index < MOST_PINS, "a pin");
+        self.word_at(PINS_AT + index * 8)
+    }
+
+    #[inline]
+    fn pinned(&self, index: usize) -> &AtomicU64 {
+        assert!(index < MOST_PINS, "a pin");
+        self.word_at(PINNED_AT + index * 8)
+    }
+
+    #[inline]
+    fn fence(&self) {
+        fence(Ordering::SeqCst);
     }
 
     #[inline]

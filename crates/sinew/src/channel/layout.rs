@@ -15,6 +15,7 @@ use std::sync::atomic::Ordering;
 
 use super::member::SOCKET;
 use super::queue::{MOST_DELIVERIES, MOST_SLOTS, MOST_WORKERS, SLOT};
+use super::ring::overtake;
 use super::{bell, lane, ring};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mapping::Mapping;
@@ -35,8 +36,11 @@ pub(crate) const FEWEST_SLOTS: u64 = 16;
 pub(crate) const MOST_MEMBERS: u64 = 128;
 /// What a receiver's words take.
 pub(crate) const RECEIVER: u64 = 256;
-/// The highest number of what happens when it is full.
+/// What happens when it is full, as far as nothing more is to be said.
 const MOST_FULL: u64 = 2;
+/// That the sender overtakes. Above is how many messages can be borrowed at a time.
+pub(crate) const OVERTAKE: u64 = 3;
+pub(crate) const BORROWED_SHIFT: u32 = 8;
 /// What a lane's words take.
 pub(crate) const LANE: u64 = 768;
 
@@ -133,7 +137,7 @@ impl Shape {
 
     /// Whether there can be such a channel. So nothing above overflows.
     fn is_possible(&self) -> bool {
-        self.full <= MOST_FULL
+        (self.full <= MOST_FULL || self.is_possible_overtaking())
             && self.members >= 1
             && self.members <= MOST_MEMBERS
             && self.receivers >= 1
@@ -144,6 +148,22 @@ impl Shape {
             && self.capacity >= PAGE
             && self.capacity <= ring::MOST
             && if self.slots == 0 { self.deliveries == 0 } else { self.is_possible_queue() }
+    }
+
+    const fn is_possible_overtaking(&self) -> bool {
+        let borrowed = self.full >> BORROWED_SHIFT;
+        self.full & ((1 << BORROWED_SHIFT) - 1) == OVERTAKE
+            && borrowed >= 1
+            && borrowed <= overtake::MOST_BORROWED
+            && self.slots == 0
+    }
+
+    /// The pins of its lanes, where the sender overtakes.
+    pub(crate) const fn pins(&self) -> Option<overtake::Pins> {
+        if self.full <= MOST_FULL {
+            return None;
+        }
+        Some(overtake::Pins::new(self.full >> BORROWED_SHIFT, self.capacity))
     }
 
     const fn is_possible_queue(&self) -> bool {
@@ -259,6 +279,7 @@ const LAYOUT_HASH: u64 = hash(&[
     lane::RECEIVER_AT as u64,
     lane::BELL_AT as u64,
     bell::BY_DOORBELL | bell::FENCE,
+    lane::PINS_AT as u64,
 ]);
 
 /// FNV-1a, over words.

@@ -45,6 +45,15 @@ pub(crate) trait Memory {
     /// the position modulo the capacity.
     fn word(&self, position: u64) -> &Self::Word;
 
+    /// Where the receiver says what it is looking at, or has borrowed: `ring::overtake`.
+    fn pin(&self, index: usize) -> &Self::Word;
+
+    /// The number of the message that is pinned there, for a successor of the receiver.
+    fn pinned(&self, index: usize) -> &Self::Word;
+
+    /// Between a store and a load of one side, of which the other side does the reverse.
+    fn fence(&self);
+
     /// Copies bytes to a position, from which there are as many before the end of the memory.
     fn write(&self, position: u64, bytes: &[u8]);
 
@@ -66,6 +75,10 @@ pub(crate) enum SenderField {
     Dropped = 3,
     /// How many bytes were in them.
     DroppedBytes = 4,
+    /// Up to where records were taken away: apart from the others, since the receiver reads it.
+    Oldest = 8,
+    /// The number of the message there, or a later one.
+    OldestNumber = 9,
 }
 
 /// The words that a receiver writes at each message.
@@ -84,4 +97,15 @@ pub(crate) enum ReceiverField {
     AttemptsAt = 5,
     /// The position after the last record that was given out.
     Given = 3,
+    /// Where the sender overtakes: which of the two sets below holds, by whether it is even.
+    Turn = 6,
+    /// Up to where messages were released or missed, how many those are, how many were released, and their bytes.
+    EvenHead = 7,
+    EvenNumber = 8,
+    EvenReceived = 9,
+    EvenBytes = 10,
+    OddHead = 11,
+    OddNumber = 12,
+    OddReceived = 13,
+    OddBytes = 14,
 }

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::attach::Events;
-use super::fence::{self, Fencing};
+use super::fence;
 use super::lane::{Lane, Side};
-use super::layout::{FEWEST_SLOTS, MOST_MEMBERS, Shape};
+use super::layout::{BORROWED_SHIFT, FEWEST_SLOTS, MOST_MEMBERS, OVERTAKE, Shape};
 use super::queue::{self, MOST_DELIVERIES, MOST_SLOTS, MOST_WORKERS};
 use super::receiver::Receiver;
-use super::ring::{self, Corrupt};
+use super::ring::{self, Corrupt, overtake};
 use super::sender::Sender;
 use super::typed::{self, Type, Typed, TypedOptions};
 use crate::error::{Error, ErrorKind, Result};
@@ -29,6 +29,9 @@ const DELIVERIES: u32 = 5;
 /// What the name of a channel's memory begins with, as /proc shows it.
 pub(super) const LABEL: &str = "sinew:";
 
+/// How many messages can be borrowed at a time where the oldest are dropped, and its maker says nothing.
+const BORROWED: u32 = 7;
+
 /// What happens to a message for which there is no room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
@@ -41,6 +44,11 @@ pub enum Full {
     /// The message is dropped and counted, and the call succeeds: it never waits. See [`Counts`](super::Counts). A loan, which
     /// is no message yet, fails at once.
     DropNewest,
+    /// The oldest messages are dropped that nobody has received, as many as there has to be room for: a sender never waits, whatever
+    /// becomes of the receiver, and is told of none that is gone. The receiver is told [`Lagged`](crate::RecvError::Lagged), and goes on
+    /// with the oldest that is there. What it has borrowed stays; so the longest message is shorter:
+    /// [`Options::max_borrowed`].
+    DropOldest,
 }
 
 /// How a channel is made.
@@ -55,6 +63,7 @@ pub struct Options {
     pub(super) deliveries: u32,
     /// Of the messages; zero for bytes.
     pub(super) type_hash: u64,
+    borrowed: u32,
 }
 
 /// Who sends to whom.
@@ -91,6 +100,7 @@ impl Options {
             slots: SLOTS,
             deliveries: DELIVERIES,
             type_hash: 0,
+            borrowed: BORROWED,
         }
     }
 
@@ -99,6 +109,14 @@ impl Options {
     /// has 16 bytes less than the capacity.
     pub const fn capacity(mut self, bytes: u64) -> Self {
         self.capacity = bytes;
+        self
+    }
+
+    /// How many messages of each sender can be borrowed at a time where the [oldest are dropped](Full::DropOldest), 1 to 15. First:
+    /// 7. Room for them is set aside: of a capacity of C bytes the longest message has about C / (2 n + 4) for n of them (58,240
+    /// bytes of 1 MiB for 7). Elsewhere it is [`MOST_BORROWED`](super::MOST_BORROWED), and this means nothing.
+    pub const fn max_borrowed(mut self, count: u32) -> Self {
+        self.borrowed = count;
         self
     }
 
@@ -139,17 +157,15 @@ impl Options {
     /// [`memfd::Options::create`], where there is not so much memory.
     pub fn pair(self) -> Result<(Sender, Receiver)> {
         let (_, map, shape) = self.make("pair")?;
-        let fencing = Fencing::of(shape.kernel_fences);
         let lanes = (0..shape.lanes).map(|index| Lane::of(&map, &shape, index)).collect();
         let events = Events::new(&shape)?;
         let side = || Side::of_receiver(&map, &shape, 0).with_event(events.receiver(0));
         let bell = events.sender(0);
         let receiver =
-            Receiver::attach(lanes, side(), bell, fencing, None, false).map_err(damaged)?;
+            Receiver::attach(lanes, &shape, side(), bell, None, false).map_err(damaged)?;
         let lane = Lane::of(&map, &shape, 0);
         let own = lane.sender_side().with_event(bell);
-        let sender = Sender::attach(lane, own, side(), self.policy(), fencing, None, false)
-            .map_err(damaged)?;
+        let sender = Sender::attach(lane, &shape, own, side(), None, false).map_err(damaged)?;
         Ok((sender, receiver))
     }
 
@@ -229,6 +245,11 @@ impl Options {
                 self.capacity
             )));
         }
+        let borrowed = u64::from(self.borrowed);
+        if self.policy() == Full::DropOldest && !(1..=overtake::MOST_BORROWED).contains(&borrowed) {
+            let most = overtake::MOST_BORROWED;
+            return Err(invalid(format!("1 to {most} borrowed messages, not {borrowed}")));
+        }
         let (slots, deliveries) = (u64::from(self.slots), u64::from(self.deliveries));
         if is_queue {
             if !matches!(self.policy(), Full::Block | Full::Fail) {
@@ -250,7 +271,7 @@ impl Options {
         }
         Ok(Shape {
             pattern: self.pattern_number().into(),
-            full: self.policy().number(),
+            full: self.policy().number(self.borrowed),
             // One more, for a newcomer while the place of a dead member is not free yet.
             members: (u64::from(lanes) + u64::from(receivers) + 1).min(MOST_MEMBERS),
             receivers: u64::from(receivers),
@@ -302,15 +323,17 @@ impl Full {
         match shape.full {
             1 => Self::Fail,
             2 => Self::DropNewest,
-            _ => Self::Block,
+            0 => Self::Block,
+            _ => Self::DropOldest,
         }
     }
 
-    const fn number(self) -> u64 {
+    const fn number(self, borrowed: u32) -> u64 {
         match self {
             Self::Block => 0,
             Self::Fail => 1,
             Self::DropNewest => 2,
+            Self::DropOldest => OVERTAKE | (borrowed as u64) << BORROWED_SHIFT,
         }
     }
 }

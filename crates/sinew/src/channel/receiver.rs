@@ -19,6 +19,8 @@ use super::member::{Member, Role};
 use super::memory::{Memory, ReceiverField};
 use super::options;
 use super::presence::{Presence, Seen};
+use super::ring::overtake::Pins;
+use super::ring::overtake::chase::{Chasing, Counted};
 use super::ring::{Corrupt, Receiving, Record};
 use super::typed::Type;
 use super::{spin, stats};
@@ -27,11 +29,13 @@ use crate::fork::Origin;
 use crate::mapping::Mapping;
 use crate::wait::{Borrows, Receives, Wait};
 
+mod overtaken;
 #[cfg(test)]
 mod tests;
 mod watched;
 
-/// The most messages that can be borrowed at a time, of one sender.
+/// The most messages that can be borrowed at a time, of one sender; fewer where the oldest are dropped:
+/// [`Options::max_borrowed`](super::Options::max_borrowed).
 pub const MOST_BORROWED: usize = 64;
 /// How many messages of one sender are taken in a row while others have some too.
 const TURN: u32 = 32;
@@ -43,6 +47,7 @@ pub struct Receiver {
     ends: Box<[End]>,
     /// Whose turn it is, and how many of its messages were taken in a row.
     turn: Cell<usize>,
+    /// Where senders overtake it is always the next one's turn, and this is `TURN`.
     taken: Cell<u32>,
     own: Side,
     sleeps: Cell<Sleeps>,
@@ -62,6 +67,8 @@ pub struct Receiver {
 enum Sight {
     /// A message of the lane of this index.
     Message(usize, Record),
+    /// So many messages of the lane of this index were missed, and nobody was told yet.
+    Lagged(usize, u64),
     Corrupt,
     /// The sender of the lane of this index died, in this turn of its, and nobody was told yet.
     Died(usize, u64),
@@ -84,6 +91,8 @@ struct End {
     first: u64,
     /// The turn of the sender whose end was told last.
     told: Cell<u64>,
+    /// Where the sender overtakes: then this is used, and not `ring` and `borrowed`, which has no room.
+    chase: Option<Box<Chasing>>,
 }
 
 /// Messages that are borrowed, or wait for older ones to be released.
@@ -102,20 +111,22 @@ impl Receiver {
     /// Takes the lanes, from which nobody else receives now.
     pub(super) fn attach(
         lanes: Vec<Lane>,
+        shape: &Shape,
         own: Side,
         senders: Option<&Event>,
-        fencing: Fencing,
         member: Option<Member>,
         lasts: bool,
     ) -> Result<Self, Corrupt> {
         own.word(SideField::Sleeping).store(0, Relaxed);
         let last = own.word(SideField::Sleeps).load(Relaxed);
-        let ends = lanes.into_iter().map(|lane| End::attach(lane, &own, senders, fencing));
+        let fencing = Fencing::of(shape.kernel_fences);
+        let pins = shape.pins();
+        let ends = lanes.into_iter().map(|lane| End::attach(lane, pins, &own, senders, fencing));
         let ends = ends.collect::<Result<Box<[End]>, Corrupt>>()?;
         let receiver = Self {
             ends,
             turn: Cell::new(0),
-            taken: Cell::new(0),
+            taken: Cell::new(if pins.is_some() { TURN } else { 0 }),
             own,
             sleeps: Cell::new(Sleeps::behind(last)),
             doorbell: Doorbell::default(),
@@ -156,24 +167,30 @@ impl Receiver {
         let shape = options::open(map, types)?;
         let lanes = (0..shape.lanes).map(|index| Lane::of(map, &shape, index)).collect();
         let own = Side::of_receiver(map, &shape, 0);
-        let fencing = Fencing::of(shape.kernel_fences);
-        let receiver = Self::attach(lanes, own, None, fencing, None, true);
-        Ok((receiver.map_err(options::damaged)?, shape.type_hash))
+        Self::attach(lanes, &shape, own, None, None, true)
+            .map(|receiver| (receiver, shape.type_hash))
+            .map_err(options::damaged)
     }
 
     /// What became of the messages of a lane. None if there is no such lane.
     #[must_use]
     pub fn counts(&self, lane: u32) -> Option<Counts> {
-        self.ends.get(lane as usize).map(|end| Counts::of(&end.lane))
+        let end = self.ends.get(lane as usize)?;
+        Some(Counts::of(&end.lane, end.chase.is_some()))
     }
 
     /// What is counted of this receiver: see [`stats`].
     #[must_use]
     pub fn stats(&self) -> stats::Receiver {
         let counts = |end: &End| {
-            [ReceiverField::Received, ReceiverField::Bytes]
-                .map(|field| end.lane.receiver(field).load(Relaxed))
-                .into()
+            let word = |field| end.lane.receiver(field).load(Relaxed);
+            match &end.chase {
+                None => (word(ReceiverField::Received), word(ReceiverField::Bytes)),
+                Some(_) => {
+                    let counted = Counted::of(word);
+                    (counted.received, counted.bytes)
+                }
+            }
         };
         let lanes = self.ends.iter().map(counts);
         stats::Receiver::of_lanes(&|field| self.own.word(field).load(Relaxed), lanes)
@@ -245,7 +262,9 @@ impl Receiver {
 
     #[inline(never)]
     fn look_further(&self, wait: Wait<'_>) -> Result<(&End, Record), RecvError> {
-        self.taken.set(0);
+        if self.ends[0].chase.is_none() {
+            self.taken.set(0);
+        }
         if let Some(found) = self.look_around() {
             return found;
         }
@@ -275,7 +294,7 @@ impl Receiver {
 
     /// How many messages were given out.
     fn moved(&self) -> u64 {
-        self.ends.iter().fold(0, |sum, end| sum.wrapping_add(end.ring.next()))
+        self.ends.iter().fold(0, |sum, end| sum.wrapping_add(end.next()))
     }
 
     /// One more was given out.
@@ -301,6 +320,11 @@ impl Receiver {
                 self.turn.set(index);
                 Ok((&self.ends[index], record))
             }
+            Sight::Lagged(index, missed) => {
+                self.turn.set(index);
+                self.ends[index].chase.as_ref().inspect(|chase| chase.told());
+                Err(RecvError::Lagged(missed))
+            }
             Sight::Corrupt => Err(RecvError::Corrupt),
             Sight::Died(index, turn) => {
                 self.ends[index].told.set(turn);
@@ -320,10 +344,11 @@ impl Receiver {
             let end = &self.ends[index];
             // Before the look at the lane: what a sender sent before it left is seen.
             let seen = Seen::at(&end.sender);
-            match end.peek() {
+            match end.find() {
                 Ok(Some(record)) => return Some(Sight::Message(index, record)),
                 Ok(None) => {}
-                Err(Corrupt) => return Some(Sight::Corrupt),
+                Err(RecvError::Lagged(missed)) => return Some(Sight::Lagged(index, missed)),
+                Err(_) => return Some(Sight::Corrupt),
             }
             match seen.presence {
                 Presence::Here => here += 1,
@@ -351,10 +376,13 @@ impl Receiver {
 impl End {
     fn attach(
         lane: Lane,
+        pins: Option<Pins>,
         own: &Side,
         event: Option<&Event>,
         fencing: Fencing,
     ) -> Result<Self, Corrupt> {
+        let chase = pins.map(|pins| Chasing::resume(&lane, pins)).transpose()?.map(Box::new);
+        let most = if chase.is_some() { 0 } else { MOST_BORROWED };
         let (ring, given) = Receiving::resume(&lane)?;
         let sender = lane.sender_side().with_event(event);
         let first = ring.head();
@@ -372,13 +400,14 @@ impl End {
             rung: Cell::default(),
             fencing,
             borrowed: Borrowed {
-                entries: (0..MOST_BORROWED).map(|_| Cell::default()).collect(),
+                entries: (0..most).map(|_| Cell::default()).collect(),
                 ..Borrowed::default()
             },
             given,
             attempts,
             first,
             told: Cell::new(0),
+            chase,
         })
     }
 
@@ -387,9 +416,25 @@ impl End {
         self.ring.peek(&self.lane, || self.consumed())
     }
 
+    /// The next message, or why there is none.
+    fn find(&self) -> Result<Option<Record>, RecvError> {
+        match &self.chase {
+            None => self.peek().map_err(|Corrupt| RecvError::Corrupt),
+            Some(chase) => overtaken::find(chase, &self.lane),
+        }
+    }
+
+    /// The number of the next message.
+    fn next(&self) -> u64 {
+        self.chase.as_ref().map_or_else(|| self.ring.next(), |chase| chase.next())
+    }
+
     #[inline]
     fn glance(&self) -> bool {
-        self.ring.glance(&self.lane)
+        match &self.chase {
+            None => self.ring.glance(&self.lane),
+            Some(chase) => chase.glance(&self.lane),
+        }
     }
 
     /// Gives a message out and releases it at once: it was copied.
@@ -421,6 +466,9 @@ impl End {
     /// Releases a borrowed message: with those before it, or when they are released.
     #[inline]
     fn release(&self, index: usize) {
+        if let Some(chase) = &self.chase {
+            return chase.release(&self.lane, index);
+        }
         let (end, count, bytes) = self.borrowed.release(index);
         if count == 0 {
             return;
@@ -447,7 +495,10 @@ impl End {
     }
 
     /// How often a message was given out, with this time.
-    fn deliveries(&self, record: &Record) -> u64 {
+    fn deliveries(&self, record: &Record, index: usize) -> u64 {
+        if let Some(chase) = &self.chase {
+            return chase.deliveries(index);
+        }
         let before =
             if self.is_first(record) { self.attempts } else { u64::from(record.end <= self.given) };
         before.saturating_add(1)
@@ -498,7 +549,7 @@ impl Receives for Receiver {
             return Err(RecvError::TooSmall { needed: Some(len), lost: false });
         };
         if end.borrowed.is_full() {
-            return Err(RecvError::TooManyBorrowed);
+            return self.recv_overtaken(end, &record, room);
         }
         if cfg!(sabotage = "recv-early-release") {
             end.consume(&record);
@@ -519,7 +570,7 @@ impl Borrows for Receiver {
     fn borrow_wait(&self, wait: Wait<'_>) -> Result<Message<'_>, RecvError> {
         let (end, record) = self.next(wait)?;
         if end.borrowed.is_full() {
-            return Err(RecvError::TooManyBorrowed);
+            return self.borrow_overtaken(end, record);
         }
         let number = end.ring.next();
         end.ring.step(&record);
@@ -550,8 +601,7 @@ impl private::End for Receiver {
     ) -> Result<Self> {
         let lanes = (0..shape.lanes).map(|index| Lane::of(map, shape, index)).collect();
         let own = Side::of_receiver(map, shape, 0).with_event(events.receiver(0));
-        let fencing = Fencing::of(shape.kernel_fences);
-        Self::attach(lanes, own, events.sender(0), fencing, Some(member), lasts)
+        Self::attach(lanes, shape, own, events.sender(0), Some(member), lasts)
             .map_err(options::damaged)
     }
 
@@ -569,6 +619,10 @@ impl Drop for Receiver {
             if !cfg!(sabotage = "recv-silent-close") {
                 self.ends.iter().for_each(|end| end.sender.ring());
             }
+            self.ends
+                .iter()
+                .filter_map(|end| Some((end.chase.as_ref()?, &end.lane)))
+                .for_each(|(chase, lane)| chase.leave(lane));
         }
     }
 }
@@ -599,7 +653,7 @@ impl Message<'_> {
     /// How often it was given to a receiver: more than once only where one died before it released it.
     #[must_use]
     pub fn delivery_count(&self) -> u64 {
-        self.end.deliveries(&self.record)
+        self.end.deliveries(&self.record, self.index)
     }
 }
 

@@ -36,6 +36,7 @@ use super::memory::{Atom, Memory, ReceiverField, SenderField};
 
 #[cfg(all(test, sinew_loom))]
 mod models;
+pub(crate) mod overtake;
 #[cfg(test)]
 mod tests;
 
@@ -122,6 +123,9 @@ pub(crate) struct Sending {
     sent: Cell<u64>,
     bytes: Cell<u64>,
     capacity: u64,
+    most: u64,
+    /// Where it takes the oldest messages away.
+    overtake: Option<overtake::Overtake>,
 }
 
 /// Room for a record: where its bytes go.
@@ -137,6 +141,19 @@ impl Sending {
     /// Takes the lane over as its last sender left it: a new lane is all zeros.
     pub(crate) fn resume<M: Memory>(memory: &M) -> Result<Self, Corrupt> {
         let capacity = memory.capacity();
+        let read = |header, position| Record::of(header, position, capacity);
+        let sending = Self::resume_by(memory, read)?;
+        sending.see(memory.receiver(ReceiverField::Head).load(Acquire))?;
+        sending.note(memory);
+        Ok(sending)
+    }
+
+    /// What the last sender committed, by headers that are read so.
+    fn resume_by<M: Memory>(
+        memory: &M,
+        read: impl Fn(u64, u64) -> Result<Record, Corrupt>,
+    ) -> Result<Self, Corrupt> {
+        let capacity = memory.capacity();
         let tail = memory.sender(SenderField::Tail).load(Acquire);
         let sent = memory.sender(SenderField::Sent).load(Acquire);
         let bytes = memory.sender(SenderField::Bytes).load(Relaxed);
@@ -150,11 +167,13 @@ impl Sending {
             sent: Cell::new(sent),
             bytes: Cell::new(bytes),
             capacity,
+            most: capacity - OVERHEAD,
+            overtake: None,
         };
         // At most one record was committed and not noted.
         let header = memory.word(tail).load(Acquire);
         if header != 0 && !cfg!(sabotage = "ring-blind-resume") {
-            let record = Record::of(header, tail, capacity)?;
+            let record = read(header, tail)?;
             if record.is_message() {
                 // Whether the death came before the count was stored, or after.
                 if record.number == sent & NUMBER_MASK {
@@ -169,8 +188,6 @@ impl Sending {
                 return Err(Corrupt);
             }
         }
-        sending.see(memory.receiver(ReceiverField::Head).load(Acquire))?;
-        sending.note(memory);
         Ok(sending)
     }
 
@@ -187,7 +204,7 @@ impl Sending {
 
     /// The most bytes that a message can have.
     pub(crate) const fn most(&self) -> u64 {
-        self.capacity - OVERHEAD
+        self.most
     }
 
     /// Finds room for a message of so many bytes, which are then written, and committed.
@@ -210,6 +227,9 @@ impl Sending {
     #[cold]
     #[inline(never)]
     pub(crate) fn look<M: Memory>(&self, memory: &M, len: u64) -> Result<Room, NoRoom> {
+        if let Some(overtake) = &self.overtake {
+            return self.overtake(memory, len, overtake);
+        }
         if len > self.most() {
             return Err(NoRoom::TooBig);
         }

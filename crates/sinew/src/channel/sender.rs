@@ -58,14 +58,16 @@ impl Sender {
     /// Takes a lane, which nobody else sends through now.
     pub(super) fn attach(
         lane: Lane,
+        shape: &Shape,
         own: Side,
         peer: Side,
-        full: Full,
-        fencing: Fencing,
         member: Option<Member>,
         lasts: bool,
     ) -> Result<Self, Corrupt> {
-        let ring = Sending::resume(&lane)?;
+        let ring = match shape.pins() {
+            None => Sending::resume(&lane)?,
+            Some(pins) => Sending::resume_overtaking(&lane, pins)?,
+        };
         // Whoever slept here before is gone.
         own.word(SideField::Sleeping).store(0, Relaxed);
         let last = own.word(SideField::Sleeps).load(Relaxed);
@@ -79,8 +81,8 @@ impl Sender {
             doorbell: Doorbell::default(),
             refused: Cell::new(None),
             told_cpu: Cell::new(0),
-            fencing,
-            full,
+            fencing: Fencing::of(shape.kernel_fences),
+            full: Full::of(shape),
             lasts,
             origin: Origin::here(),
             member,
@@ -121,8 +123,7 @@ impl Sender {
         let peer = Side::of_receiver(map, &shape, 0);
         let lane = Lane::of(map, &shape, u64::from(lane));
         let own = lane.sender_side();
-        let (full, fencing) = (Full::of(&shape), Fencing::of(shape.kernel_fences));
-        Self::attach(lane, own, peer, full, fencing, None, true).map_err(options::damaged)
+        Self::attach(lane, &shape, own, peer, None, true).map_err(options::damaged)
     }
 
     /// Says that the receiver is dead: for whoever has proof of it, a pidfd that is readable. What waits for
@@ -142,7 +143,7 @@ impl Sender {
     /// What became of the messages of this lane.
     #[must_use]
     pub fn counts(&self) -> Counts {
-        Counts::of(&self.lane)
+        Counts::of(&self.lane, self.full == Full::DropOldest)
     }
 
     /// What is counted of this lane: see [`stats`].
@@ -153,6 +154,7 @@ impl Sender {
             &|field| self.lane.sender(field).load(Acquire),
             &|field| self.own.word(field).load(Acquire),
             Some((self.lane.capacity(), &receiver)),
+            self.full == Full::DropOldest,
         )
     }
 
@@ -346,8 +348,7 @@ impl private::End for Sender {
         let peer = Side::of_receiver(map, shape, 0).with_event(events.receiver(0));
         let lane = Lane::of(map, shape, lane);
         let own = lane.sender_side().with_event(events.sender(0));
-        let (full, fencing) = (Full::of(shape), Fencing::of(shape.kernel_fences));
-        Self::attach(lane, own, peer, full, fencing, Some(member), lasts).map_err(options::damaged)
+        Self::attach(lane, shape, own, peer, Some(member), lasts).map_err(options::damaged)
     }
 
     #[allow(private_interfaces, reason = "nobody outside can name it")]

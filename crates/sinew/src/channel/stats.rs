@@ -59,6 +59,7 @@ use super::name::{Identity, Name};
 use super::options::Full;
 pub use super::presence::Presence;
 use super::presence::{self, KINDS};
+use super::ring::overtake::chase::Counted;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mechanism::Mechanism;
 
@@ -210,6 +211,8 @@ pub struct Lane {
     pub dropped: u64,
     /// The bytes that were in them.
     pub dropped_bytes: u64,
+    /// Of these, messages that the receiver missed, or will have: [`DropOldest`](Full::DropOldest).
+    pub lagged: u64,
     /// Messages that were received and released. None in a queue, where the [receivers](Channel::receivers) count.
     pub received: Option<u64>,
     /// The bytes that were in them.
@@ -315,17 +318,24 @@ impl Channel {
         sum(self.lanes.iter().map(|lane| lane.dropped))
     }
 
+    /// Of these, messages that the receiver missed, or will have, because the sender took them away.
+    #[must_use]
+    pub fn lagged(&self) -> u64 {
+        sum(self.lanes.iter().map(|lane| lane.lagged))
+    }
+
     /// Messages that were received and released, by all receivers.
     #[must_use]
     pub fn received(&self) -> u64 {
         sum(self.receivers.iter().map(|receiver| receiver.received))
     }
 
-    /// Messages that were sent, not dropped, and are not released: those that nobody has received, that are borrowed, or, in a queue, were set
+    /// Messages that were sent, neither dropped nor missed, and are not released: those that nobody has received, that are borrowed, or, in a queue, were set
     /// aside.
     #[must_use]
     pub fn waiting(&self) -> u64 {
-        self.sent().saturating_sub(self.received()).saturating_sub(self.dropped())
+        let gone = [self.received(), self.lagged(), self.dropped()];
+        gone.into_iter().fold(self.sent(), u64::saturating_sub)
     }
 }
 
@@ -347,13 +357,21 @@ impl Lane {
         sender: Words<'_, SenderField>,
         side: Words<'_, SideField>,
         ring: Option<(u64, Words<'_, ReceiverField>)>,
+        overtaken: bool,
     ) -> Self {
         let (presence, turn) = presence_of(side(SideField::Presence));
         let (mut committed, mut bytes) = (sender(SenderField::Sent), sender(SenderField::Bytes));
         let (mut received, mut received_bytes, mut in_use) = (None, None, None);
+        let mut lagged = 0;
         if let Some((capacity, receiver)) = ring {
-            let (count, in_them) =
-                (receiver(ReceiverField::Received), receiver(ReceiverField::Bytes));
+            let (count, in_them) = if overtaken {
+                let counted = Counted::of(receiver);
+                lagged = counted.lagged(sender(SenderField::OldestNumber));
+                committed = committed.max(counted.received.saturating_add(lagged));
+                (counted.received, counted.bytes)
+            } else {
+                (receiver(ReceiverField::Received), receiver(ReceiverField::Bytes))
+            };
             // A sender counts a message after it has sent it, and it may be received by then.
             (committed, bytes) = (committed.max(count), bytes.max(in_them));
             (received, received_bytes) = (Some(count), Some(in_them));
@@ -370,6 +388,7 @@ impl Lane {
             sent_bytes: bytes.saturating_add(dropped_bytes),
             dropped,
             dropped_bytes,
+            lagged,
             received,
             received_bytes,
             in_use,

@@ -318,13 +318,14 @@ pub(super) fn check_type(types: &[Type], shape: &Shape) -> Result<()> {
 #[must_use = "it makes nothing until `pair` or an end of it does"]
 pub struct TypedOptions<V: ?Sized, S = Sender, R = Receiver> {
     options: Options,
-    _type: PhantomData<fn(&V) -> (S, R)>,
+    _type: PhantomData<fn(&V)>,
+    _ends: PhantomData<fn(S, R)>,
 }
 
 impl<V: Typed + ?Sized, S, R> TypedOptions<V, S, R> {
     pub(super) const fn new(mut options: Options) -> Self {
         options.type_hash = V::TYPES[0].hash;
-        Self { options, _type: PhantomData }
+        Self { options, _type: PhantomData, _ends: PhantomData }
     }
 }
 
@@ -345,6 +346,7 @@ impl<V: Payload + ?Sized, S: private::End, R: private::End> TypedOptions<V, S, R
     ///
     /// # Errors
     /// As those of [`Options::ends`].
+    #[expect(clippy::type_complexity, reason = "the two ends")]
     pub fn ends(self) -> Result<(Unattached<TypedSender<V, S>>, Unattached<TypedReceiver<V, R>>)> {
         Unattached::pair(self.options)
     }

@@ -146,6 +146,9 @@ pub enum RecvError {
     },
     /// A sender died, and everything that it sent was received. Said once for each death.
     PeerDied,
+    /// So many messages were dropped that came next, since the sender went on without waiting
+    /// ([`DropOldest`](crate::channel::Full::DropOldest)). The next call goes on with the oldest that is there.
+    Lagged(u64),
     /// So many messages are borrowed that no more can be before one is released.
     TooManyBorrowed,
     /// The shared memory holds what no honest process writes there.
@@ -176,9 +179,11 @@ impl RecvError {
             // Only messages end so.
             Self::TooSmall { .. } | Self::Truncated => Stop::Os(Errno::MSGSIZE.raw_os_error()),
             // Only channels.
-            Self::PeerDied | Self::TooManyBorrowed | Self::Corrupt | Self::Forked => {
-                Stop::Os(Errno::IO.raw_os_error())
-            }
+            Self::PeerDied
+            | Self::Lagged(_)
+            | Self::TooManyBorrowed
+            | Self::Corrupt
+            | Self::Forked => Stop::Os(Errno::IO.raw_os_error()),
         }
     }
 }
@@ -380,6 +385,9 @@ impl fmt::Display for RecvError {
                 write!(f, "only the first {received} bytes were received: {stop}")
             }
             Self::PeerDied => f.write_str("a sender died; all that it sent was received"),
+            Self::Lagged(missed) => {
+                write!(f, "{missed} messages were dropped before they were received")
+            }
             Self::TooManyBorrowed => f.write_str("too many messages are borrowed: release one"),
             Self::Corrupt => f.write_str("the shared memory holds nonsense"),
             Self::Forked => f.write_str("the handle is a forked parent's: attach one of your own"),
@@ -457,7 +465,9 @@ impl From<RecvError> for io::Error {
                 Self::new(io::ErrorKind::InvalidData, error)
             }
             RecvError::PeerDied => Self::new(io::ErrorKind::ConnectionReset, error),
-            RecvError::TooManyBorrowed | RecvError::Forked => Self::other(error),
+            RecvError::Lagged(_) | RecvError::TooManyBorrowed | RecvError::Forked => {
+                Self::other(error)
+            }
         }
     }
 }

@@ -36,6 +36,7 @@ pub(crate) const TESTS: &[Test] = tests![
     a_sample_of_file_locks,
     a_sample_of_mutexes,
     a_sample_of_once,
+    a_sample_of_overtaking,
     a_sample_of_pidfiles,
     a_sample_of_rwlocks,
     a_sample_of_semaphores,
@@ -83,6 +84,7 @@ const AREAS: &[(&str, Area)] = &[
     ("file_lock", file_lock::matrix),
     ("mutex", mutex::matrix),
     ("once", once::matrix),
+    ("overtake", channel::overtake::matrix),
     ("pidfile", pidfile::matrix),
     ("posix_sem", posix_sem::matrix),
     ("rwlock", rwlock::matrix),
@@ -498,6 +500,10 @@ fn a_sample_of_mutexes() -> Result<(), Skip> {
 
 fn a_sample_of_once() -> Result<(), Skip> {
     sample(once::matrix)
+}
+
+fn a_sample_of_overtaking() -> Result<(), Skip> {
+    sample(channel::overtake::matrix)
 }
 
 fn a_sample_of_condvars() -> Result<(), Skip> {

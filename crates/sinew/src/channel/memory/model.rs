@@ -24,7 +24,8 @@ use loom::sync::atomic::AtomicU64;
 use super::{Atom, Memory, ReceiverField, SenderField};
 use crate::channel::fence;
 
-const FIELDS: usize = 8;
+/// Of each side; and the receiver's pins, and what they are numbered.
+const FIELDS: usize = 16;
 
 /// The memory of a lane. See the [module](self).
 pub(crate) struct Lane {
@@ -88,7 +89,7 @@ pub(crate) fn live<T>(accesses: u32, act: impl FnOnce(&Life) -> T) -> Option<T> 
 
 impl Lane {
     pub(crate) fn new(capacity: usize) -> Self {
-        Self { slots: (0..2 * FIELDS + capacity / 8).map(|_| Slot::new()).collect() }
+        Self { slots: (0..4 * FIELDS + capacity / 8).map(|_| Slot::new()).collect() }
     }
 
     /// The lane as one sees it that lives so long.
@@ -144,12 +145,24 @@ impl<'a> Memory for View<'a> {
         &self.words[FIELDS + field as usize]
     }
 
+    fn pin(&self, index: usize) -> &Word<'a> {
+        &self.words[2 * FIELDS + index]
+    }
+
+    fn pinned(&self, index: usize) -> &Word<'a> {
+        &self.words[3 * FIELDS + index]
+    }
+
+    fn fence(&self) {
+        loom::sync::atomic::fence(Ordering::SeqCst);
+    }
+
     fn capacity(&self) -> u64 {
-        (self.words.len() - 2 * FIELDS) as u64 * 8
+        (self.words.len() - 4 * FIELDS) as u64 * 8
     }
 
     fn word(&self, position: u64) -> &Word<'a> {
-        &self.words[2 * FIELDS + (position & (self.capacity() - 1)) as usize / 8]
+        &self.words[4 * FIELDS + (position & (self.capacity() - 1)) as usize / 8]
     }
 
     fn write(&self, position: u64, bytes: &[u8]) {

@@ -133,6 +133,7 @@ impl Sender {
             &|field| self.slots.lane.sender(field).load(Relaxed),
             &|field| self.own.word(field).load(Relaxed),
             None,
+            false,
         )
     }
 

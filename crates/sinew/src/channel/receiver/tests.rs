@@ -6,7 +6,6 @@ use std::sync::Arc;
 
 use super::*;
 use crate::channel::layout::Shape;
-use crate::channel::options::Full;
 use crate::channel::sender::Sender;
 use crate::wait::{Loans, Sends};
 use crate::{anonymous, mapping};
@@ -28,11 +27,8 @@ fn ends(capacity: u64) -> (Sender, Receiver) {
     let map = Arc::new(private.create(shape.bytes() as usize).unwrap());
     let lane = || Lane::of(&map, &shape, 0);
     let side = || Side::of_receiver(&map, &shape, 0);
-    let fencing = Fencing::of(false);
-    let receiver = Receiver::attach(vec![lane()], side(), None, fencing, None, true).unwrap();
-    let sender =
-        Sender::attach(lane(), lane().sender_side(), side(), Full::Fail, fencing, None, true)
-            .unwrap();
+    let receiver = Receiver::attach(vec![lane()], &shape, side(), None, None, true).unwrap();
+    let sender = Sender::attach(lane(), &shape, lane().sender_side(), side(), None, true).unwrap();
     (sender, receiver)
 }
 

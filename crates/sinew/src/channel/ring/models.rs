@@ -13,14 +13,14 @@ use crate::channel::memory::model::{Lane, Life, View, live};
 /// Room for one or two messages.
 const CAPACITY: usize = 64;
 
-fn explore(switches: Option<usize>, model: impl Fn() + Sync + Send + 'static) {
+pub(super) fn explore(switches: Option<usize>, model: impl Fn() + Sync + Send + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = switches;
     builder.check(model);
 }
 
 /// The bytes of message `number`, none of which is zero.
-fn message(number: u64, len: u64) -> Vec<u8> {
+pub(super) fn message(number: u64, len: u64) -> Vec<u8> {
     (0..len).map(|i| (number * 16 + i + 1) as u8).collect()
 }
 

@@ -10,10 +10,12 @@ use crate::{anonymous, mapping, memfd};
 
 mod flow;
 
+pub(super) use flow::Random;
+
 const CAPACITY: u64 = 4096;
 
 /// Runs a test over each kind of memory. It is given what makes a new lane.
-fn over_each(test: impl Fn(&dyn Fn(u64) -> Lane)) {
+pub(super) fn over_each(test: impl Fn(&dyn Fn(u64) -> Lane)) {
     if !cfg!(miri) {
         test(&|capacity| {
             lane(capacity, |len| memfd::Options::new().create("lane", len).unwrap().map().unwrap())
@@ -57,7 +59,7 @@ fn recv(receiving: &Receiving, lane: &Lane) -> Option<Vec<u8>> {
     Some(message)
 }
 
-fn message(number: u64, len: usize) -> Vec<u8> {
+pub(super) fn message(number: u64, len: usize) -> Vec<u8> {
     (0..len).map(|i| (number as usize * 31 + i * 7) as u8).collect()
 }
 

@@ -118,6 +118,7 @@ impl Contents {
             &|field| word(&self.second, at + SENDER_AT + field as usize * 8),
             &|field| word(&self.second, at + SENDER_SIDE_AT + field as usize * 8),
             (self.pattern != Pattern::Queue).then_some((self.shape.capacity, &receiver)),
+            self.shape.pins().is_some(),
         )
     }
 

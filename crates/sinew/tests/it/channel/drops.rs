@@ -8,11 +8,13 @@ use rustix::process::Signal;
 use sinew::channel::{Counts, Full, Options, Receiver, Sender};
 use sinew::mapping::Mapping;
 use sinew::memfd::{self, Memfd};
-use sinew::wait::{Borrows, Loans, Receives, Sends};
-use sinew::{ErrorKind, RecvError, SendError};
+use sinew::poller::{Events, Interest, Poller, Token};
+use sinew::wait::{Borrows, Loans, Receives, Sends, Waits};
+use sinew::{ErrorKind, RecvError, SendError, WaitError};
 use sinew_testkit::{Link, Peer, Role, Skip, Test, roles, tests};
 
 use super::{mapped, receives, sends};
+use crate::futex::until_on_futex;
 use crate::pipe::stop;
 
 pub(crate) const TESTS: &[Test] = tests![
@@ -20,10 +22,15 @@ pub(crate) const TESTS: &[Test] = tests![
     who_is_killed_changes_no_count,
     the_newest_is_dropped_where_there_is_no_room,
     who_joins_is_told_of_another_policy,
+    the_oldest_are_dropped_where_there_is_no_room,
+    what_is_borrowed_stays_however_far_the_sender_goes,
+    what_a_dead_receiver_had_borrowed_is_given_again,
+    a_receiver_that_is_overtaken_sleeps_and_is_woken,
+    each_lane_of_many_is_counted,
 ];
 pub(crate) const ROLES: &[Role] = roles![sender, receiver];
 
-const POLICIES: [Full; 1] = [Full::DropNewest];
+const POLICIES: [Full; 2] = [Full::DropNewest, Full::DropOldest];
 /// How many messages.
 const COUNT: u64 = 1_000_000;
 
@@ -36,6 +43,8 @@ enum Word {
     Seen = 8,
     /// The label that comes next, if nothing is lost.
     Next = 16,
+    /// Every label that is missing is told.
+    Exact = 24,
 }
 
 fn options(full: Full) -> Options {
@@ -104,13 +113,14 @@ fn push(map: &Mapping, sender: &mut Sender, count: u64) {
     }
 }
 
-/// Receives until the sender has left.
+/// Receives until the sender has left. Says how many it was told are missing.
 fn receiver(link: &Link) {
     let map = mapped(link);
     let receiver = receives(&map);
     link.say("attached");
     let (seen, next) = (word(&map, Word::Seen), word(&map, Word::Next));
-    let mut bytes = [0; 320];
+    let exact = word(&map, Word::Exact).load(Ordering::Relaxed) == 1;
+    let (mut bytes, mut told) = ([0; 320], 0);
     // One before it may have died over what comes first.
     let mut begin = true;
     loop {
@@ -124,15 +134,21 @@ fn receiver(link: &Link) {
             Ok(label) => {
                 let least = next.load(Ordering::Relaxed);
                 assert!(label >= least - u64::from(begin && least > 0), "{label} after {least}");
+                assert!(!exact || label == least, "{label} after {least}");
                 begin = false;
                 next.store(label + 1, Ordering::Relaxed);
                 seen.store(came + 1, Ordering::Relaxed);
+            }
+            Err(RecvError::Lagged(missed)) => {
+                assert!(missed > 0);
+                told += missed;
+                next.store(next.load(Ordering::Relaxed) + missed, Ordering::Relaxed);
             }
             Err(RecvError::Closed) => break,
             Err(other) => panic!("{other:?}"),
         }
     }
-    link.say("left");
+    link.say(told);
 }
 
 fn peer(role: &str, memfd: &Memfd) -> Peer {
@@ -144,12 +160,14 @@ fn peer(role: &str, memfd: &Memfd) -> Peer {
 
 /// That every message is somewhere.
 fn balanced(counts: Counts) {
-    assert_eq!(counts.sent, counts.received + counts.dropped + counts.waiting(), "{counts:?}");
+    let gone = counts.received + counts.lagged + counts.dropped;
+    assert_eq!(counts.sent, gone + counts.waiting(), "{counts:?}");
 }
 
 fn a_receiver_that_is_stopped_holds_up_nobody_and_all_is_counted() -> Result<(), Skip> {
     for full in POLICIES {
         let (memfd, map) = made(full);
+        word(&map, Word::Exact).store(u64::from(full == Full::DropOldest), Ordering::Relaxed);
         let mut sender = sends(&map, 0);
         let peer = peer("channel::drops::receiver", &memfd);
         push(&map, &mut sender, COUNT / 4);
@@ -158,15 +176,17 @@ fn a_receiver_that_is_stopped_holds_up_nobody_and_all_is_counted() -> Result<(),
         push(&map, &mut sender, COUNT / 4);
         let counts = sender.counts();
         assert_eq!(counts.received, before.received);
-        assert!(counts.dropped >= before.dropped + COUNT / 4 - 1024, "{counts:?}");
+        let lost = |counts: Counts| counts.dropped + counts.lagged;
+        assert!(lost(counts) >= lost(before) + COUNT / 4 - 1024, "{counts:?}");
         peer.signal(Signal::CONT);
         push(&map, &mut sender, COUNT / 2);
         drop(sender);
-        peer.expect("left");
+        let told: u64 = peer.hear().parse().unwrap();
         peer.join();
         let counts = receives(&map).counts(0).unwrap();
         balanced(counts);
         assert_eq!((counts.sent, counts.waiting()), (COUNT, 0), "{counts:?}");
+        assert_eq!(counts.lagged, told);
         // What the receiver itself counted.
         assert_eq!(counts.received, word(&map, Word::Seen).load(Ordering::Relaxed));
     }
@@ -197,7 +217,7 @@ fn who_is_killed_changes_no_count() -> Result<(), Skip> {
         let mut last = sends(&map, 0);
         push(&map, &mut last, 1000);
         drop(last);
-        receiver.expect("left");
+        let _told = receiver.hear();
         receiver.join();
         let counts = receives(&map).counts(0).unwrap();
         balanced(counts);
@@ -277,6 +297,212 @@ fn who_joins_is_told_of_another_policy() -> Result<(), Skip> {
             sender.send(&[1; 50]).unwrap();
         }
         assert!(receiver.counts(0).unwrap().waiting() < 100);
+    }
+    Ok(())
+}
+
+fn the_oldest_are_dropped_where_there_is_no_room() -> Result<(), Skip> {
+    let (_memfd, map) = made(Full::DropOldest);
+    let (mut sender, receiver) = (sends(&map, 0), receives(&map));
+    // Of 64 bytes each with the header, less the word behind the last.
+    let room = (1 << 14) / 64 - 1;
+    for number in 0..1000_u64 {
+        sender.send(&[number.to_le_bytes(); 7].concat()).unwrap();
+    }
+    let counts = sender.counts();
+    assert_eq!((counts.sent, counts.lagged, counts.waiting()), (1000, 1000 - room, room));
+    let mut buf = [0; 56];
+    // What does not fit is there still.
+    assert_eq!(receiver.recv(&mut buf), Err(RecvError::Lagged(1000 - room)));
+    let short = RecvError::TooSmall { needed: Some(56), lost: false };
+    assert_eq!(receiver.recv(&mut [0; 55]), Err(short));
+    for number in 1000 - room..1000 {
+        assert_eq!(receiver.try_recv(&mut buf), Ok(56));
+        assert_eq!(buf[..8], number.to_le_bytes());
+    }
+    assert_eq!(receiver.try_recv(&mut buf), Err(RecvError::Empty));
+    let counts = receiver.counts(0).unwrap();
+    assert_eq!((counts.received, counts.lagged, counts.dropped), (room, 1000 - room, 0));
+    // A loan overtakes too, and one that is longer than there is ever room for is refused.
+    for _ in 0..1000 {
+        sender.loan(100).unwrap().fill(1);
+        sender.loan(100).unwrap().send();
+    }
+    let limit = sender.max_message();
+    assert_eq!(sender.send(&vec![0; limit + 1]), Err(SendError::TooBig { limit }));
+    sender.send(&vec![0; limit]).unwrap();
+    let mut missed = 0;
+    let mut came = 0;
+    loop {
+        match receiver.try_borrow() {
+            Ok(_) => came += 1,
+            Err(RecvError::Lagged(more)) => missed += more,
+            Err(other) => break assert_eq!(other, RecvError::Empty),
+        }
+    }
+    assert_eq!(came + missed, 1001);
+    balanced(sender.counts());
+    for borrowed in [0, 16] {
+        let options = options(Full::DropOldest).max_borrowed(borrowed);
+        assert_eq!(options.bytes().unwrap_err().kind(), ErrorKind::InvalidInput);
+    }
+    // The two of a pair, of which one is gone: the other goes on.
+    let (sender, receiver) = options(Full::DropOldest).pair().unwrap();
+    drop(receiver);
+    (0..1000).for_each(|_| sender.send(&[1; 50]).unwrap());
+    Ok(())
+}
+
+fn what_is_borrowed_stays_however_far_the_sender_goes() -> Result<(), Skip> {
+    let (memfd, map) = made(Full::DropOldest);
+    let receiver = receives(&map);
+    let peer = peer("channel::drops::sender", &memfd);
+    peer.say(8);
+    peer.expect("sent");
+    let mut held: Vec<_> = (0..7).map(|_| receiver.borrow().unwrap()).collect();
+    assert_eq!(receiver.try_borrow().err(), Some(RecvError::TooManyBorrowed));
+    let numbers: Vec<u64> = held.iter().map(|message| label(message)).collect();
+    assert_eq!(numbers, [0, 1, 2, 3, 4, 5, 6]);
+    for round in 0..20_u64 {
+        let other = self::peer("channel::drops::sender", &memfd);
+        other.say(10_000);
+        // Looked at all the while.
+        while word(&map, Word::Begun).load(Ordering::Relaxed) < 8 + round * 10_000 + 9_000 {
+            for (message, number) in held.iter().zip(&numbers) {
+                assert_eq!((label(message), message.number()), (*number, *number));
+            }
+        }
+        other.expect("sent");
+        other.join();
+    }
+    peer.join();
+    let sent = 8 + 20 * 10_000;
+    // Released in another order; then it is told what it missed.
+    drop(held.remove(3));
+    held.drain(..).rev().for_each(drop);
+    // What it looked at last was pinned too.
+    let mut next = 7;
+    let mut missed = 0;
+    loop {
+        match receiver.try_borrow() {
+            Ok(message) => {
+                assert_eq!((label(&message), message.number()), (next, next));
+                next += 1;
+            }
+            Err(RecvError::Lagged(more)) => (next, missed) = (next + more, missed + more),
+            Err(other) => break assert_eq!(other, RecvError::Closed),
+        }
+    }
+    let counts = receiver.counts(0).unwrap();
+    assert_eq!((next, counts.sent, counts.lagged), (sent, sent, missed));
+    assert!(missed > 199_000, "{missed}");
+    balanced(counts);
+    Ok(())
+}
+
+fn what_a_dead_receiver_had_borrowed_is_given_again() -> Result<(), Skip> {
+    let (memfd, map) = made(Full::DropOldest);
+    let mut sender = sends(&map, 0);
+    push(&map, &mut sender, 10);
+    for deaths in 0..3 {
+        let peer = Peer::spawn("channel::receiver");
+        peer.send_fd(&memfd);
+        peer.say(0);
+        peer.expect("attached");
+        for _ in 0..3 {
+            peer.say("borrow");
+            peer.expect("received");
+        }
+        peer.kill();
+        push(&map, &mut sender, 10_000);
+        assert_eq!(sender.counts().received, 0, "{deaths}");
+    }
+    let receiver = receives(&map);
+    let held: Vec<_> = (0..3).map(|_| receiver.borrow().unwrap()).collect();
+    for (number, message) in (0..).zip(&held) {
+        assert_eq!(
+            (label(message), message.number(), message.delivery_count()),
+            (number, number, 4)
+        );
+    }
+    drop(held);
+    let lagged = receiver.borrow().unwrap_err();
+    let RecvError::Lagged(missed) = lagged else { panic!("{lagged:?}") };
+    let next = receiver.borrow().unwrap();
+    assert_eq!((next.number(), next.delivery_count()), (3 + missed, 1));
+    drop(next);
+    let counts = receiver.counts(0).unwrap();
+    assert_eq!((counts.sent, counts.received, counts.lagged), (30_010, 4, missed));
+    Ok(())
+}
+
+fn a_receiver_that_is_overtaken_sleeps_and_is_woken() -> Result<(), Skip> {
+    let (memfd, map) = made(Full::DropOldest);
+    let mut sender = sends(&map, 0);
+    let peer = peer("channel::drops::receiver", &memfd);
+    let seen = word(&map, Word::Seen);
+    for number in 0..20 {
+        until_on_futex(peer.pid());
+        assert_eq!(seen.load(Ordering::Relaxed), number);
+        push(&map, &mut sender, 1);
+    }
+    // By its doorbell too.
+    let (sender_2, receiver_2) = options(Full::DropOldest).pair().unwrap();
+    let poller = Poller::new().unwrap();
+    let bell = receiver_2.doorbell().unwrap().try_clone_to_owned().unwrap();
+    let _bell = poller.add(bell, Token(1), Interest::READABLE).unwrap();
+    let mut events = Events::with_capacity(4);
+    for _ in 0..3 {
+        loop {
+            match receiver_2.try_recv(&mut [0; 64]) {
+                Ok(_) | Err(RecvError::Lagged(_)) => {}
+                Err(other) => break assert_eq!(other, RecvError::Empty),
+            }
+        }
+        assert_eq!(poller.fill(&mut events).try_wait().err(), Some(WaitError::WouldBlock));
+        (0..1000).for_each(|_| sender_2.send(&[1; 56]).unwrap());
+        assert_eq!(poller.fill(&mut events).wait(), Ok(1));
+    }
+    drop(sender);
+    let told: u64 = peer.hear().parse().unwrap();
+    assert_eq!((told, seen.load(Ordering::Relaxed)), (0, 20));
+    peer.join();
+    Ok(())
+}
+
+fn each_lane_of_many_is_counted() -> Result<(), Skip> {
+    for full in POLICIES {
+        let options = Options::fan_in(3).capacity(4096).full(full);
+        let name = format!("drops-many-{}", std::process::id());
+        let receiver = options.receiver().create(&name).unwrap();
+        let senders: Vec<Sender> = (0..3).map(|_| options.sender().open(&name).unwrap()).collect();
+        let (mut received, mut told) = (0, 0);
+        for round in 0..3000_u64 {
+            let sender = &senders[(round % 7 % 3) as usize];
+            sender.send(&[round as u8; 40]).unwrap();
+            if round % 5 == 0 {
+                match receiver.try_recv(&mut [0; 40]) {
+                    Ok(_) => received += 1,
+                    Err(RecvError::Lagged(missed)) => told += missed,
+                    Err(other) => assert_eq!(other, RecvError::Empty),
+                }
+            }
+        }
+        drop(senders);
+        loop {
+            match receiver.recv(&mut [0; 40]) {
+                Ok(_) => received += 1,
+                Err(RecvError::Lagged(missed)) => told += missed,
+                Err(other) => break assert_eq!(other, RecvError::Closed),
+            }
+        }
+        let counts: Vec<Counts> = (0..3).map(|lane| receiver.counts(lane).unwrap()).collect();
+        counts.iter().for_each(|counts| balanced(*counts));
+        let sum = |of: fn(&Counts) -> u64| counts.iter().map(of).sum::<u64>();
+        assert_eq!((sum(|c| c.sent), sum(|c| c.received)), (3000, received));
+        assert_eq!(sum(|c| c.lagged), told);
+        assert_eq!(sum(|c| c.dropped) + told, 3000 - received);
+        assert!(received < 2000, "{full:?} {counts:?}");
     }
     Ok(())
 }

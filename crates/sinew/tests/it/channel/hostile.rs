@@ -3,14 +3,15 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use sinew::channel::{Options, Receiver, Sender};
+use sinew::channel::{Full, Options, Receiver, Sender};
 use sinew::wait::{Borrows, Loans, Receives, Sends};
 use sinew::{ErrorKind, RecvError, SendError};
 use sinew_testkit::{Link, Peer, Role, Skip, Test, roles, tests};
 
 use super::{CAPACITY, made, mapped};
 
-pub(crate) const TESTS: &[Test] = tests![rubbish_ends_in_an_error];
+pub(crate) const TESTS: &[Test] =
+    tests![rubbish_ends_in_an_error, rubbish_ends_in_an_error_where_the_sender_overtakes,];
 pub(crate) const ROLES: &[Role] = roles![sender, receiver, mutator];
 
 /// How long, where the environment asks for no other time.
@@ -142,6 +143,7 @@ fn receiver(link: &Link) {
                     | RecvError::TimedOut
                     | RecvError::Closed
                     | RecvError::PeerDied
+                    | RecvError::Lagged(_)
                     | RecvError::TooManyBorrowed,
                 ) => {}
                 Err(other) => panic!("{other:?}"),
@@ -155,6 +157,7 @@ fn receiver(link: &Link) {
 /// time: else nobody would get as far as to the rest.
 fn mutator(link: &Link) {
     let map = mapped(link);
+    let full = if link.hear() == "true" { Full::DropOldest } else { Full::Block };
     let mut random = Random(0x0F0F_1234_4321_F0F1);
     let end = until_end(link);
     let words = map.len() as u64 / 8;
@@ -194,20 +197,35 @@ fn mutator(link: &Link) {
         map.write_at(0, &header).unwrap();
         if random.below(50) == 0 {
             // As new, that they come far again.
-            Options::stream().capacity(CAPACITY).create_in(&map).unwrap();
+            options(full).create_in(&map).unwrap();
         }
     }
     link.say(writes);
 }
 
+fn options(full: Full) -> Options {
+    Options::stream().capacity(CAPACITY).full(full)
+}
+
 fn rubbish_ends_in_an_error() -> Result<(), Skip> {
+    rubbish(Full::Block)
+}
+
+fn rubbish_ends_in_an_error_where_the_sender_overtakes() -> Result<(), Skip> {
+    rubbish(Full::DropOldest)
+}
+
+fn rubbish(full: Full) -> Result<(), Skip> {
     let seconds = std::env::var("SINEW_HOSTILE").map_or(SECONDS, |n| n.parse().unwrap());
-    let (memfd, _) = made(Options::stream().capacity(CAPACITY));
+    let (memfd, _) = made(options(full));
     let roles = ["channel::hostile::sender", "channel::hostile::receiver"];
     let mut ends = Vec::new();
     for role in roles.into_iter().chain(["channel::hostile::mutator"]) {
         let peer = Peer::spawn(role);
         peer.send_fd(&memfd);
+        if role.ends_with("mutator") {
+            peer.say(full == Full::DropOldest);
+        }
         peer.say(seconds);
         ends.push(peer);
     }

@@ -7,7 +7,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use sinew::channel::Options;
+use sinew::RecvError;
+use sinew::channel::{Full, Options};
 use sinew::mapping::Mapping;
 use sinew::memfd::{self, Memfd};
 use sinew::wait::{Borrows, Loans, Receives, Sends};
@@ -15,8 +16,9 @@ use sinew_testkit::{Link, Peer, Role, Skip, Test, fallbacks_forced, roles, skip,
 
 use super::{mapped, receives, sends};
 
-pub(crate) const TESTS: &[Test] = tests![messages_cost_no_system_call_and_no_allocation];
-pub(crate) const ROLES: &[Role] = roles![sender, receiver, kills_itself];
+pub(crate) const TESTS: &[Test] =
+    tests![messages_cost_no_system_call_and_no_allocation, nor_do_those_that_are_dropped,];
+pub(crate) const ROLES: &[Role] = roles![sender, receiver, kills_itself, overtakes, overtaken];
 
 /// How many messages.
 const COUNT: u64 = 1_000_000;
@@ -52,16 +54,19 @@ fn options() -> Options {
 }
 
 /// A channel, and a page behind it.
-fn place() -> (Memfd, Arc<Mapping>) {
-    let bytes = options().bytes().unwrap() + 4096;
+fn place(options: Options) -> (Memfd, Arc<Mapping>) {
+    let bytes = options.bytes().unwrap() + 4096;
     let memfd = memfd::Options::new().create("steady", bytes).unwrap();
     let map = Arc::new(memfd.map().unwrap());
-    options().create_in(&map).unwrap();
+    options.create_in(&map).unwrap();
+    for place in [SENDER, RECEIVER] {
+        report(&map, place).store(NEVER, Ordering::Release);
+    }
     (memfd, map)
 }
 
 fn report(map: &Mapping, place: usize) -> &AtomicU64 {
-    map.atomic_u64_at(options().bytes().unwrap() as usize + place).unwrap()
+    map.atomic_u64_at(map.len() - 4096 + place).unwrap()
 }
 
 /// From here on the kernel kills this process for any system call but read, write and exit.
@@ -147,6 +152,65 @@ fn receiver(link: &Link) {
     end(report, allocations.wrapping_sub(wrong));
 }
 
+/// Sends whatever becomes of the receiver.
+fn overtakes(link: &Link) {
+    let map: Arc<Mapping> = mapped(link);
+    let mut sender = sends(&map, 0);
+    let report = report(&map, SENDER);
+    link.say("attached");
+    link.expect("go");
+    if !forswear() {
+        return;
+    }
+    let allocations = ALLOCATIONS.load(Ordering::Relaxed);
+    let mut failed = 0;
+    for number in 0..COUNT {
+        if number % 2 == 0 {
+            failed += u64::from(sender.send(&words(number)).is_err());
+        } else if let Ok(mut loan) = sender.loan(24) {
+            loan.copy_from_slice(&words(number));
+            loan.send();
+        } else {
+            failed += 1;
+        }
+    }
+    end(report, allocations.wrapping_sub(failed));
+}
+
+/// Receives what is not dropped, up to the last, which is not.
+fn overtaken(link: &Link) {
+    let map: Arc<Mapping> = mapped(link);
+    let receiver = receives(&map);
+    let report = report(&map, RECEIVER);
+    link.say("attached");
+    link.expect("go");
+    if !forswear() {
+        return;
+    }
+    let allocations = ALLOCATIONS.load(Ordering::Relaxed);
+    let (mut number, mut wrong) = (0, 0);
+    while number < COUNT {
+        match receiver.try_borrow() {
+            Ok(message) => {
+                wrong += u64::from(*message != words(number));
+                number += 1;
+            }
+            Err(RecvError::Lagged(missed)) => number += missed,
+            Err(_) => std::hint::spin_loop(),
+        }
+        let mut buf = [0; 24];
+        match receiver.try_recv(&mut buf) {
+            Ok(_) => {
+                wrong += u64::from(buf != words(number));
+                number += 1;
+            }
+            Err(RecvError::Lagged(missed)) => number += missed,
+            Err(_) => std::hint::spin_loop(),
+        }
+    }
+    end(report, allocations.wrapping_sub(wrong));
+}
+
 /// That it can fail: a message to one that sleeps is a system call.
 fn kills_itself(link: &Link) {
     let map: Arc<Mapping> = mapped(link);
@@ -162,22 +226,17 @@ fn kills_itself(link: &Link) {
     end(report, allocations);
 }
 
-fn messages_cost_no_system_call_and_no_allocation() -> Result<(), Skip> {
-    if fallbacks_forced() {
-        return skip("where no page is wiped at a fork, each call asks for the process id");
-    }
-    let start = |role: &str, memfd: &Memfd| {
-        let peer = Peer::spawn(role);
-        peer.send_fd(memfd);
-        peer.expect("attached");
-        peer
-    };
-    let (memfd, map) = place();
-    for place in [SENDER, RECEIVER] {
-        report(&map, place).store(NEVER, Ordering::Release);
-    }
-    let peers = ["channel::steady::receiver", "channel::steady::sender"];
-    let mut peers = peers.map(|role| start(role, &memfd));
+fn start(role: &str, memfd: &Memfd) -> Peer {
+    let peer = Peer::spawn(role);
+    peer.send_fd(memfd);
+    peer.expect("attached");
+    peer
+}
+
+/// Two processes that may do nothing but that.
+fn flow(options: Options, roles: [&str; 2]) -> Result<(), Skip> {
+    let (memfd, map) = place(options);
+    let mut peers = roles.map(|role| start(role, &memfd));
     peers.iter().for_each(|peer| peer.say("go"));
     for peer in &mut peers {
         let status = peer.wait();
@@ -188,9 +247,25 @@ fn messages_cost_no_system_call_and_no_allocation() -> Result<(), Skip> {
         return skip("no seccomp here");
     }
     assert_eq!([sent, received], [0; 2], "allocations, or messages that were wrong");
+    Ok(())
+}
+
+fn nor_do_those_that_are_dropped() -> Result<(), Skip> {
+    if fallbacks_forced() {
+        return skip("where no page is wiped at a fork, each call asks for the process id");
+    }
+    let options = Options::stream().capacity(1 << 14).full(Full::DropOldest);
+    flow(options, ["channel::steady::overtaken", "channel::steady::overtakes"])
+}
+
+fn messages_cost_no_system_call_and_no_allocation() -> Result<(), Skip> {
+    if fallbacks_forced() {
+        return skip("where no page is wiped at a fork, each call asks for the process id");
+    }
+    flow(options(), ["channel::steady::receiver", "channel::steady::sender"])?;
 
     // One that has to wake its receiver is killed.
-    let (memfd, map) = place();
+    let (memfd, map) = place(options());
     let peer = start("channel::steady::kills_itself", &memfd);
     let receiver = receives(&map);
     let own = rustix::thread::gettid();
@@ -203,7 +278,7 @@ fn messages_cost_no_system_call_and_no_allocation() -> Result<(), Skip> {
         });
         // The commit comes before the call that is its end.
         let got = receiver.recv_timeout(&mut [0; 24], std::time::Duration::from_millis(200));
-        assert!(got.is_ok() || got == Err(sinew::RecvError::TimedOut), "{got:?}");
+        assert!(got.is_ok() || got == Err(RecvError::TimedOut), "{got:?}");
     });
     Ok(())
 }

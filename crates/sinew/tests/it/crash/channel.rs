@@ -6,6 +6,7 @@
 
 mod attach;
 mod audit;
+pub(super) mod overtake;
 mod survivors;
 
 use std::mem::ManuallyDrop;

@@ -6,21 +6,21 @@ use std::collections::VecDeque;
 use super::*;
 
 /// Marsaglia's xorshift: the same steps for the same seed.
-struct Random(u64);
+pub(in crate::channel::ring) struct Random(pub(in crate::channel::ring) u64);
 
 impl Random {
-    fn next(&mut self) -> u64 {
+    pub(in crate::channel::ring) fn next(&mut self) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;
         self.0
     }
 
-    fn below(&mut self, end: u64) -> u64 {
+    pub(in crate::channel::ring) fn below(&mut self, end: u64) -> u64 {
         (self.next() >> 11) % end
     }
 
-    fn one_in(&mut self, of: u64) -> bool {
+    pub(in crate::channel::ring) fn one_in(&mut self, of: u64) -> bool {
         self.below(of) == 0
     }
 }
