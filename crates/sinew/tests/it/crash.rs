@@ -10,6 +10,7 @@ mod mutex;
 mod once;
 mod pidfile;
 mod posix_sem;
+mod queue;
 mod rwlock;
 
 use std::mem::MaybeUninit;
@@ -38,6 +39,7 @@ pub(crate) const TESTS: &[Test] = tests![
     a_sample_of_once,
     a_sample_of_overtaking,
     a_sample_of_pidfiles,
+    a_sample_of_queues,
     a_sample_of_rwlocks,
     a_sample_of_semaphores,
 ];
@@ -87,6 +89,7 @@ const AREAS: &[(&str, Area)] = &[
     ("overtake", channel::overtake::matrix),
     ("pidfile", pidfile::matrix),
     ("posix_sem", posix_sem::matrix),
+    ("queue", queue::matrix),
     ("rwlock", rwlock::matrix),
 ];
 
@@ -516,6 +519,10 @@ fn a_sample_of_file_locks() -> Result<(), Skip> {
 
 fn a_sample_of_pidfiles() -> Result<(), Skip> {
     sample(pidfile::matrix)
+}
+
+fn a_sample_of_queues() -> Result<(), Skip> {
+    sample(queue::matrix)
 }
 
 fn a_sample_of_rwlocks() -> Result<(), Skip> {
