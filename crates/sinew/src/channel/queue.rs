@@ -39,7 +39,7 @@
 //! A [`Job`] that is borrowed is its worker's until it is dropped. If the worker dies first, it is given to another: at
 //! least once, and [`Job::delivery_count`] tells. [`recv`](crate::wait::Receives::recv) copies a message out and is done with
 //! it before it returns: at most once. A message over which so many workers died as
-//! [`Options::deliveries`](super::Options::deliveries) says is set aside and left to [`Worker::aside`].
+//! [`Options::deliveries`] says is set aside and left to [`Worker::aside`].
 //!
 //! A worker that is stopped is slow, not dead: what it has stays its own. Nobody else is held up by it; senders
 //! step over what it has, and over what was set aside, as often as they come by. So a queue is full only when

@@ -28,7 +28,7 @@
 //! be stopped, or dead but for one. What could not be looked at is told: [`Survey::unreadable`], [`Survey::unknown`].
 //!
 //! A channel whose ends are all in one process and have no descriptor ([`pair`](super::Options::pair),
-//! [`local`](super::Options::local)) is not found, nor one in memory that was shared some other way
+//! [`local`](super::queue::Options::local)) is not found, nor one in memory that was shared some other way
 //! ([`create_in`](super::Options::create_in)); there the ends tell: [`Sender::stats`](super::Sender::stats),
 //! [`Receiver::stats`](super::Receiver::stats). Nor are the processes found that a /proc mounted with `hidepid` hides.
 //!

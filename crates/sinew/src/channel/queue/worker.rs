@@ -432,7 +432,7 @@ impl fmt::Debug for Worker {
 }
 
 /// The messages of a queue that were set aside, because so many workers as
-/// [`Options::deliveries`](crate::channel::Options::deliveries) says died over each.
+/// [`Options::deliveries`](crate::channel::queue::Options::deliveries) says died over each.
 ///
 /// Their bytes stay where they are until they are received here, and senders step over them. Who waits here is woken
 /// when one is set aside.
