@@ -79,9 +79,10 @@ pub(crate) struct Identity {
 }
 
 impl Identity {
+    #[allow(clippy::unnecessary_cast, reason = "of which type they are is each architecture's own")]
     pub(crate) const fn of(stat: &Stat) -> Self {
-        let made =
-            (stat.st_mtime as u64).wrapping_mul(1_000_000_000).wrapping_add(stat.st_mtime_nsec);
+        let nanoseconds = stat.st_mtime_nsec as u64;
+        let made = (stat.st_mtime as u64).wrapping_mul(1_000_000_000).wrapping_add(nanoseconds);
         Self { device: stat.st_dev, inode: stat.st_ino, made }
     }
 

@@ -280,7 +280,9 @@ fn any_order_of_steps_is_that_of_a_list() {
             (laps, lags, again) = (laps + flow.laps, lags + flow.lags, again + flow.again);
         }
         assert!(sent > flows * steps / 4, "{sent} sent");
-        assert!(laps > flows && lags > flows && again > flows, "{laps} {lags} {again}");
+        // Miri does too few steps for that.
+        let enough = laps > flows && lags > flows && again > flows;
+        assert!(cfg!(miri) || enough, "{laps} {lags} {again}");
     });
 }
 
@@ -314,7 +316,7 @@ fn no_more_is_taken_away_than_there_has_to_be_room_for() {
 fn there_is_room_however_the_pins_lie() {
     over_each(|new| {
         let mut random = Random(99);
-        let rounds = if cfg!(miri) { 20 } else { 20_000 };
+        let rounds = if cfg!(miri) { 120 } else { 20_000 };
         let mut sending = Vec::new();
         for borrowed in [1, 2, 7, MOST_BORROWED] {
             let lane = new(4096);
