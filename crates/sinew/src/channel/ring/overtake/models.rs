@@ -4,7 +4,7 @@
 use loom::sync::Arc;
 use loom::thread;
 
-use super::chase::{Chasing, Next, counted};
+use super::chase::{Chasing, Counted, Next};
 use super::*;
 use crate::channel::memory::model::{Lane, Life, View};
 use crate::channel::ring::models::{explore, message};
@@ -22,6 +22,12 @@ fn send(sending: &Sending, lane: &View<'_>) {
     let room = sending.reserve(lane, LEN).unwrap();
     lane.write(room.at, &message(sending.sent() % 15, LEN));
     sending.commit(lane, LEN, 0);
+}
+
+/// How many were received, and up to which number they were received or missed.
+fn counted(lane: &View<'_>) -> (u64, u64) {
+    let counted = Counted::of(|field| lane.receiver(field).load(Acquire));
+    (counted.received, counted.number)
 }
 
 fn check(lane: &View<'_>, record: &Record, number: u64) {
