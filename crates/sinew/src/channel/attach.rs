@@ -213,7 +213,7 @@ impl<E: End> Attach<E> {
             lane: None,
             name: self.durable,
             types: typed::accepted(E::TYPES),
-            facts: [0; FACTS],
+            facts: self.options.facts(),
             pid: 0,
             namespace: 0,
             started: 0,
@@ -222,7 +222,6 @@ impl<E: End> Attach<E> {
         let member =
             Member::join(name, first, &hello, exist, answer, &mut |_: &Welcome, memory, more| {
                 let (map, shape) = open_memory::<E>(memory)?;
-                self.options.check_joined(&shape)?;
                 let events = Events::of(more, &shape)?;
                 let ties = Ties::new(&map, shape, &events, true);
                 let (table, more) = (ties.table()?, events.shared());

@@ -6,6 +6,7 @@ use super::attach::Events;
 use super::fence;
 use super::lane::{Lane, Side};
 use super::layout::{BORROWED_SHIFT, FEWEST_SLOTS, MOST_MEMBERS, OVERTAKE, Shape};
+use super::member::FACTS;
 use super::queue::{self, MOST_DELIVERIES, MOST_SLOTS, MOST_WORKERS};
 use super::receiver::Receiver;
 use super::ring::{self, Corrupt, overtake};
@@ -140,14 +141,11 @@ impl Options {
         }
     }
 
-    /// That a channel is as was said here, for who joins it.
-    pub(super) fn check_joined(&self, shape: &Shape) -> Result<()> {
-        match self.full {
-            Some(full) if full != Full::of(shape) => Err(Error::new(ErrorKind::Mismatch, "join")
-                .on(Mechanism::Channel)
-                .because(format!("when it is full: {:?}, not {full:?}", Full::of(shape)))),
-            _ => Ok(()),
-        }
+    /// What a newcomer wants of the channel that it joins.
+    pub(super) fn facts(&self) -> [u8; FACTS] {
+        let mut facts = [0; FACTS];
+        facts[0] = self.full.map_or(0, Full::fact);
+        facts
     }
 
     /// Makes a channel whose two ends are in this process, for two threads or for one.
@@ -326,6 +324,24 @@ impl Full {
             0 => Self::Block,
             _ => Self::DropOldest,
         }
+    }
+
+    /// As a newcomer says which it wants; zero is any.
+    const fn fact(self) -> u8 {
+        match self {
+            Self::Block => 1,
+            Self::Fail => 2,
+            Self::DropNewest => 3,
+            Self::DropOldest => 4,
+        }
+    }
+
+    /// Why a newcomer that says this does not want a channel of this shape.
+    pub(super) fn refusal(facts: &[u8; FACTS], shape: &Shape) -> Option<String> {
+        let full = Self::of(shape);
+        let wanted = facts[0];
+        (wanted != 0 && wanted != full.fact())
+            .then(|| format!("when it is full: {full:?}, which the newcomer does not want"))
     }
 
     const fn number(self, borrowed: u32) -> u64 {

@@ -6,6 +6,7 @@ use super::Events;
 use crate::channel::lane::{Lane, Side};
 use crate::channel::layout::{self, Shape};
 use crate::channel::member::{Hello, Kind, NAME, Pattern, Role, Seat, State, Table, Who};
+use crate::channel::options::Full;
 use crate::channel::presence::Seen;
 use crate::channel::queue::Recovery;
 use crate::channel::typed;
@@ -142,6 +143,9 @@ impl Pattern for Ties {
             |kind, why: String| Err(Error::new(kind, "join").on(Mechanism::Channel).because(why));
         if u64::from(hello.pattern) != self.shape.pattern {
             return refused(ErrorKind::Mismatch, "it is a channel of another pattern".to_owned());
+        }
+        if let Some(why) = Full::refusal(&hello.facts, &self.shape) {
+            return refused(ErrorKind::Mismatch, why);
         }
         // Here, and not only by the newcomer: who leaves a place has left, for those who count on it.
         if !typed::is_accepted(&hello.types, self.shape.type_hash) {

@@ -283,6 +283,8 @@ fn who_joins_is_told_of_another_policy() -> Result<(), Skip> {
         let refused = stream.full(other).sender().open(&name).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::Mismatch, "{refused}");
         assert!(refused.to_string().contains(&format!("{full:?}")), "{refused}");
+        // It had no place, and so has not left.
+        assert_eq!(receiver.try_recv(&mut [0; 8]), Err(RecvError::Empty));
         drop(stream.full(full).sender().open(&name).unwrap());
         // Who says nothing takes what there is.
         drop(stream.sender().open(&name).unwrap());
