@@ -26,7 +26,7 @@ use sinew::wait::{Connects, Opens, Receives, Sends, Waits};
 use sinew::{ErrorKind, RecvError, SendError, fifo};
 use sinew_testkit::{Link, Peer, Role, Skip, Test, roles, scratch, tests};
 
-use crate::pipe::stop;
+use crate::pipe::{stop, until_asleep};
 use sender::Sender;
 use service::{Fact, Totals};
 
@@ -319,6 +319,8 @@ fn until_idle(service: &Service) {
     let path = format!("/proc/{}/syscall", service.0.pid().as_raw_nonzero());
     let calls = [libc::SYS_epoll_pwait, libc::SYS_epoll_pwait2].map(|number| number.to_string());
     loop {
+        // Who has been woken and has not run yet is in its call still, and not asleep.
+        until_asleep(service.0.pid());
         let text = fs::read_to_string(&path).unwrap();
         if text.split(' ').next().is_some_and(|call| calls.iter().any(|number| number == call)) {
             return;
