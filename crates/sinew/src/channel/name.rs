@@ -39,7 +39,6 @@ use crate::unix::{self, Address, Seqpacket, Socket};
 use crate::wait::{Connects, Locks, Wait, Waits};
 
 pub(crate) use listener::Listener;
-pub(crate) use survivor::who;
 
 /// How many bytes a name may have.
 pub(crate) const LONGEST: usize = 200;

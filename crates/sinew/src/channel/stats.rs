@@ -289,16 +289,21 @@ pub fn at(path: impl AsRef<Path>) -> Result<Channel> {
     let failed = |error: Error| error.on(Mechanism::Channel).object(format!("{path:?}"));
     let stat = rustix::fs::lstat(path).map_err(|errno| failed(Error::os(LOOK, errno)))?;
     let identity = Identity::of(&stat);
+    let (channel, unreadable) = with_socket(identity)?;
+    channel.ok_or_else(|| {
+        failed(Error::new(ErrorKind::NotFound, LOOK))
+            .because(format!("no process that may be looked at has it ({unreadable} may not)"))
+    })
+}
+
+/// The channel whose name this socket had last, and how many processes may not be looked at.
+pub(super) fn with_socket(identity: Identity) -> Result<(Option<Channel>, usize)> {
     let found = process::scan()?;
-    let unreadable = found.unreadable;
     let of_name = |found: process::Found| {
         let contents = found.contents.ok()?;
         (contents.socket() == identity).then(|| contents.channel(found.object))
     };
-    found.objects.into_iter().find_map(of_name).ok_or_else(|| {
-        failed(Error::new(ErrorKind::NotFound, LOOK))
-            .because(format!("no process that may be looked at has it ({unreadable} may not)"))
-    })
+    Ok((found.objects.into_iter().find_map(of_name), found.unreadable))
 }
 
 /// What is done here, in errors.

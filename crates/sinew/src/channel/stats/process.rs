@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags};
@@ -10,8 +11,7 @@ use rustix::io::Errno;
 
 use super::copy::Contents;
 use super::{LOOK, Memory};
-use crate::channel::member::Info;
-use crate::channel::name::who;
+use crate::channel::member::{Info, started};
 use crate::channel::options::LABEL;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mechanism::Mechanism;
@@ -122,4 +122,13 @@ fn contents(pinned: &OwnedFd) -> Result<Contents> {
     let file = rustix::fs::openat(CWD, own(pinned), flags, Mode::empty())
         .map_err(|errno| Error::os(LOOK, errno).on(Mechanism::Channel))?;
     Contents::of(&File::from(file))
+}
+
+/// What a process, as a member, says about itself: its number in its own pid namespace, that, and when it started.
+fn who(process: &Path) -> Option<(u32, u64, u64)> {
+    let status = fs::read_to_string(process.join("status")).ok()?;
+    let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+    let pid = numbers.split_whitespace().next_back()?.parse().ok()?;
+    let namespace = fs::metadata(process.join("ns/pid")).ok()?.ino();
+    Some((pid, namespace, started(process)?))
 }
